@@ -1,0 +1,99 @@
+// Package imageformats is the contract of virtual-disk containers: how a file is
+// recognised, what its header says, and how it becomes the disk that the guest
+// saw. Readers live in sub-packages; none knows of the others, and none opens a
+// file by itself: a parent that an image names is found by restorepoint, inside
+// the source, and passed to Open.
+package imageformats
+
+import (
+	"errors"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"yester/internal/block"
+	"yester/internal/ondisk"
+)
+
+// Image is a decoded virtual disk: Size and offsets are the guest's.
+type Image interface {
+	block.Reader
+	// Close releases what the Image holds; not the file it was opened from, and
+	// not its parent.
+	io.Closer
+}
+
+// Info is what a container's headers say, read without its data or its parent.
+type Info struct {
+	Format     string    `json:"format"`               // "vhd", "raw", …
+	Variant    string    `json:"variant,omitempty"`    // "fixed", "dynamic", "differencing"
+	Size       int64     `json:"size"`                 // of the virtual disk, bytes
+	BlockSize  int64     `json:"block_size,omitempty"` // allocation unit, bytes
+	SectorSize int       `json:"sector_size"`          // logical sector, bytes; 0 when the format doesn't say
+	ID         string    `json:"id,omitempty"`         // unique id, lower-case UUID form
+	Created    time.Time `json:"created,omitzero"`     // by the header; zero when it has none
+	Creator    string    `json:"creator,omitempty"`    // application and version
+	Parent     *Parent   `json:"parent,omitempty"`     // nil when the image stands alone
+	Warnings   []string  `json:"warnings,omitempty"`   // damage that a second copy made good, …
+}
+
+// Parent is what a differencing image says of its parent. Everything in it comes
+// from the image and is not to be trusted as a path.
+type Parent struct {
+	ID       string    `json:"id"`                 // must equal the parent's Info.ID
+	Modified time.Time `json:"modified,omitzero"`  // the parent's time stamp when the child was made
+	Name     string    `json:"name,omitempty"`     // file name, without a directory
+	Locators []Locator `json:"locators,omitempty"` // in the order of preference
+}
+
+// Locator is one way in which a child names its parent's file.
+type Locator struct {
+	Platform string `json:"platform"` // "W2ru", "W2ku", "MacX"
+	Path     string `json:"path"`     // decoded to UTF-8, as stored: back slashes and drive letters
+	Relative bool   `json:"relative"` // to the child's folder
+}
+
+// OpenOptions go to a Format's Open.
+type OpenOptions struct {
+	// Parent is the opened parent that Info.Parent asks for, and ParentInfo its
+	// Info; nil for images that stand alone.
+	Parent     Image
+	ParentInfo *Info
+	// Name and ParentName are the files' names, for messages only.
+	Name, ParentName string
+	// ParentModTime is the parent file's modification time; zero when unknown.
+	ParentModTime time.Time
+	// AllowChangedParent turns the error about a parent with the right id but a
+	// changed time stamp into a warning.
+	AllowChangedParent bool
+	// Logger receives warnings; never nil when passed through Open.
+	Logger *slog.Logger
+}
+
+// Format is a container reader that Probe and Open can choose.
+type Format struct {
+	Name string
+	// Probe reads the headers of file. An error matching ondisk.ErrFormat says
+	// that it is something else. It reads a few kilobytes only.
+	Probe func(ctx context.Context, file block.Reader) (Info, error)
+	// Open opens the container. It verifies the parent it is given against what
+	// the headers say.
+	Open func(ctx context.Context, file block.Reader, opt OpenOptions) (Image, error)
+}
+
+// Probe recognises file by its content with the first of formats that knows it;
+// an error matching ondisk.ErrFormat when none does.
+func Probe(ctx context.Context, file block.Reader, formats ...Format) (Format, Info, error) {
+	for _, f := range formats {
+		info, err := f.Probe(ctx, file)
+		if err == nil {
+			return f, info, nil
+		}
+		if !errors.Is(err, ondisk.ErrFormat) {
+			return f, Info{}, err
+		}
+	}
+	return Format{}, Info{}, fmt.Errorf("disk image: %w", ondisk.ErrFormat)
+}

@@ -1,0 +1,75 @@
+// Package volume is the contract of what lies between a disk and a filesystem:
+// a device goes in, devices come out. Partition schemes live in sub-packages.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"yester/internal/block"
+	"yester/internal/ondisk"
+)
+
+// Volume is something a filesystem can lie on.
+type Volume struct {
+	Name   string // "p1", "p5"; "disk" for a disk without partitions; unique on its disk
+	Scheme string // "gpt", "mbr", "disk"
+	Number int    // as Linux numbers it; 0 for the whole disk
+	Start  int64  // byte offset on the disk
+	Type   string // partition type: "0x83", or a GPT type's lower-case UUID
+	Label  string // GPT partition name
+	ID     string // PARTUUID as Linux writes it: a lower-case UUID, or "1a2b3c4d-01" for MBR
+	Active bool   // boot flag
+	block.Reader
+}
+
+// Table is what a scheme found on a disk.
+type Table struct {
+	Scheme     string   // "gpt", "mbr", "disk"
+	ID         string   // the disk's GUID, or its MBR signature
+	SectorSize int      // bytes, as the table's own addresses count
+	Volumes    []Volume // in the order of their numbers
+	Warnings   []string // damage that a second copy made good, partitions cut off, …
+}
+
+// Options go to a scheme's Open.
+type Options struct {
+	SectorSize int // logical sector size by the container; 0: find out
+	Logger     *slog.Logger
+}
+
+// Scheme is a partition scheme that Open can choose.
+type Scheme struct {
+	Name string
+	// Open reads the table of dev. An error matching ondisk.ErrFormat says that
+	// there is none of this scheme.
+	Open func(ctx context.Context, dev block.Reader, opt Options) (*Table, error)
+}
+
+// Open finds the volumes of dev with the first of schemes that recognises it. A
+// disk that none recognises is one volume, the whole of it.
+func Open(ctx context.Context, dev block.Reader, opt Options, schemes ...Scheme) (*Table, error) {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, s := range schemes {
+		t, err := s.Open(ctx, dev, opt)
+		if err == nil {
+			return t, nil
+		}
+		if !errors.Is(err, ondisk.ErrFormat) {
+			return nil, fmt.Errorf("partition table: %w", err)
+		}
+	}
+	return WholeDisk(dev), nil
+}
+
+// WholeDisk returns the table of a disk without partitions.
+func WholeDisk(dev block.Reader) *Table {
+	return &Table{
+		Scheme:  "disk",
+		Volumes: []Volume{{Name: "disk", Scheme: "disk", Reader: dev}},
+	}
+}
