@@ -6,8 +6,8 @@
 package imageformats
 
 import (
-	"errors"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
