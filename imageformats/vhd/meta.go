@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -143,22 +144,14 @@ func (m *meta) readFooters(ctx context.Context, file block.Reader) error {
 	return nil
 }
 
-// sizeByCurrent lists the creator applications whose images are as long as
-// Current Size says. All others (Virtual PC "vpc ", Virtual Server "vs  ", QEMU
-// "qemu") show the guest cylinders × heads × sectors, which is a little less.
-// The list is QEMU's (block/vpc.c, vpc_open, to version 10), which learned it
-// from images of each; "vbox" is added: VirtualBox sizes its disks by Current
-// Size (src/VBox/Storage/VHD.cpp), and the end of such a disk, with a GPT's
-// backup, would be lost.
-var sizeByCurrent = []string{
-	"win ",       // Hyper-V, Windows Disk Management
-	"qem2",       // QEMU with force_size
-	"d2v",        // Disk2vhd: "d2v" and a NUL, or a blank
-	"tap",        // XenServer: "tap" and a NUL
-	"CTXS",       // XenConvert
-	"wa\x00\x00", // Azure
-	"vbox",
-}
+// sizeByGeometry lists the creator applications that show the guest cylinders ×
+// heads × sectors, a little less than Current Size says: Virtual PC, Virtual
+// Server, and QEMU without force_size. All others go by Current Size, among them
+// Hyper-V "win ", Disk2vhd "d2v", QEMU with force_size "qem2", XenServer "tap",
+// XenConvert "CTXS", Azure "wa" and VirtualBox "vbox". So decides QEMU since
+// release 10 (block/vpc.c, vpc_open); older ones list the latter applications
+// instead and go by geometry for those that they don't know.
+var sizeByGeometry = []string{"vpc ", "vs  ", "qemu"}
 
 // setSize decides how long the disk is. Whatever the creator, a geometry at its
 // maximum means that the size can't be told by it, so Current Size is taken.
@@ -168,10 +161,8 @@ func (m *meta) setSize() {
 		m.warnf("current size %d is no multiple of %d: rounded down", m.currentSize, sectorSize)
 	}
 	m.limit, m.size = int64(current), int64(current)
-	for _, app := range sizeByCurrent {
-		if strings.HasPrefix(m.creatorApp, app) {
-			return
-		}
+	if !slices.Contains(sizeByGeometry, m.creatorApp) {
+		return
 	}
 	chs := int64(m.cylinders) * int64(m.heads) * int64(m.sectors)
 	switch {
