@@ -16,7 +16,11 @@ func DataAt(ctx context.Context, r Reader, off, n int64) (Extent, error) {
 	}
 	data, err := unix.Seek(int(e.File.Fd()), e.Off, unix.SEEK_DATA)
 	switch {
-	case errors.Is(err, unix.ENXIO): // no data up to the end of the file
+	case errors.Is(err, unix.ENXIO): // no data from here to the end of the file
+		var st unix.Stat_t
+		if err := unix.Fstat(int(e.File.Fd()), &st); err != nil || st.Size < e.Off+e.Len {
+			return e, nil // cut off since it was opened: the read will say so
+		}
 		return Extent{Len: e.Len, Zero: true}, nil
 	case err != nil: // the host's filesystem can't say
 		return e, nil

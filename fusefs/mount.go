@@ -1,0 +1,258 @@
+package fusefs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"yester/restorepoint"
+)
+
+// FSType is what /proc/mounts shows as the type of a mount.
+const FSType = "fuse.yester"
+
+// Options of a mount.
+type Options struct {
+	// Machine is the one machine to show, with its points at the mount's root; ""
+	// shows the only machine so, and several as one directory each.
+	Machine string
+	// AllowOther lets other users than the one who mounts in; the guest's modes
+	// and ACLs then decide what each may read.
+	AllowOther bool
+	// FollowSymlinks leaves out nosymfollow: links in the guest then lead where
+	// they say, on the live host.
+	FollowSymlinks bool
+	Logger         *slog.Logger
+}
+
+const (
+	// maxRead is the largest read the kernel asks for, in bytes.
+	maxRead = 1 << 20
+	// readAheadKB is how far the kernel reads ahead, in KiB, where yester may say
+	// so (as root). The kernel's default of 128 makes eight requests of one.
+	readAheadKB = 1024
+	// maxBackground is how many read-ahead requests may be under way.
+	maxBackground = 64
+
+	// closeAfter is how long a point stays open after its last use, and maxOpen
+	// how many stay open at most while they aren't in use.
+	closeAfter = 10 * time.Minute
+	maxOpen    = 64
+)
+
+// Mount is a mounted source.
+type Mount struct {
+	fs     *rawFS
+	server *fuse.Server
+	dir    string
+	stop   chan struct{}
+	once   sync.Once
+}
+
+// Start mounts src on the directory dir and serves it. It returns when the mount
+// answers.
+func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Options) (*Mount, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMountpoint(src.HostPath(), dir); err != nil {
+		return nil, err
+	}
+	cat, err := src.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	only := opt.Machine
+	if names := cat.Machines(); only == "" && len(names) == 1 {
+		only = names[0]
+	} else if only != "" && len(cat.Of(only)) == 0 {
+		return nil, fmt.Errorf("machine %q (there are %q): %w", only, names, restorepoint.ErrNotFound)
+	}
+	f := newFS(src, only, opt.Logger)
+	if err := f.cat.refresh(ctx, 0); err != nil {
+		return nil, err
+	}
+	m := &Mount{fs: f, dir: dir, stop: make(chan struct{})}
+	m.server, err = fuse.NewServer(f, dir, mountOptions(src, opt))
+	if err != nil {
+		return nil, mountError(dir, err)
+	}
+	go m.server.Serve()
+	if err := m.server.WaitMount(); err != nil {
+		return nil, err
+	}
+	raiseReadAhead(dir)
+	go m.janitor()
+	return m, nil
+}
+
+func mountOptions(src *restorepoint.Source, opt Options) *fuse.MountOptions {
+	o := &fuse.MountOptions{
+		FsName:                   strings.ReplaceAll(src.Location(), ",", "_"),
+		Name:                     "yester",
+		MaxWrite:                 maxRead,
+		MaxBackground:            maxBackground,
+		AllowOther:               opt.AllowOther,
+		EnableAcl:                opt.AllowOther,
+		EnableSymlinkCaching:     true,
+		ExplicitDataCacheControl: true,
+		Logger:                   slog.NewLogLogger(opt.Logger.Handler(), slog.LevelWarn),
+	}
+	if opt.AllowOther {
+		o.Options = append(o.Options, "default_permissions")
+	}
+	if os.Geteuid() == 0 {
+		o.DirectMountStrict = true
+		o.DirectMountFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+		if !opt.FollowSymlinks {
+			o.DirectMountFlags |= unix.MS_NOSYMFOLLOW
+		}
+	} else {
+		// fusermount3 knows no nosymfollow.
+		o.Options = append(o.Options, "ro", "nosuid", "nodev")
+	}
+	return o
+}
+
+// mountError says what to do about the usual reasons why mounting fails.
+func mountError(dir string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENOENT) && noFuse():
+		return fmt.Errorf("mounting on %s: this system has no FUSE (/dev/fuse is missing: modprobe fuse): %w", dir, err)
+	case strings.Contains(err.Error(), "executable file not found"):
+		return fmt.Errorf("mounting on %s: fusermount3 is missing (apt install fuse3), which users other than root need: %w", dir, err)
+	}
+	return fmt.Errorf("mounting on %s: %w", dir, err)
+}
+
+func noFuse() bool {
+	_, err := os.Stat("/dev/fuse")
+	return err != nil
+}
+
+// checkMountpoint refuses what would hide the source or mount inside it, and a
+// mount that a dead process left behind.
+func checkMountpoint(source, dir string) error {
+	fi, err := os.Stat(dir)
+	if errors.Is(err, unix.ENOTCONN) {
+		return fmt.Errorf("%s: a mount whose process has died is still there: run `yester umount %s` first: %w", dir, dir, err)
+	}
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("%s: %w", dir, unix.ENOTDIR)
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	if real == source || strings.HasPrefix(source, strings.TrimSuffix(real, "/")+"/") {
+		return fmt.Errorf("%s: mounting there would hide the source %s", dir, source)
+	}
+	if strings.HasPrefix(real, strings.TrimSuffix(source, "/")+"/") {
+		return fmt.Errorf("%s: lies inside the source %s, which must not contain its own mount", dir, source)
+	}
+	return nil
+}
+
+// raiseReadAhead lets the kernel read further ahead than it does by default. Only
+// root may; without it, reading is correct and somewhat slower.
+func raiseReadAhead(dir string) {
+	var st unix.Stat_t
+	if os.Geteuid() != 0 || unix.Stat(dir, &st) != nil {
+		return
+	}
+	knob := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	_ = os.WriteFile(knob, fmt.Appendf(nil, "%d\n", readAheadKB), 0o644)
+}
+
+// Unmount unmounts; it fails while somebody uses the mount.
+func (m *Mount) Unmount() error { return m.server.Unmount() }
+
+// Wait returns once the mount is gone, however that came about.
+func (m *Mount) Wait() {
+	m.server.Wait()
+	m.once.Do(func() {
+		close(m.stop)
+		for _, s := range m.fs.cat.all() {
+			s.retire(time.Now(), true)
+		}
+		if m.fs.zeros != nil {
+			m.fs.zeros.Close()
+		}
+	})
+}
+
+// Stats is a snapshot of what a mount has done.
+type Stats struct {
+	Points int       `json:"points"`       // that can be seen, over all machines
+	Open   int       `json:"open"`         // of them, opened right now
+	Reads  int64     `json:"reads"`        // READ requests served
+	Bytes  int64     `json:"bytes"`        // bytes they asked for
+	Errors int64     `json:"errors"`       // requests that failed because of the source
+	Busy   int64     `json:"busy"`         // requests being served
+	Last   time.Time `json:"last_request"` // end of the last request
+}
+
+// Stats returns a snapshot.
+func (m *Mount) Stats() Stats {
+	s := &m.fs.stats
+	st := Stats{
+		Reads: s.reads.Load(), Bytes: s.bytes.Load(), Errors: s.errors.Load(),
+		Busy: s.busy.Load(), Last: time.Unix(0, s.last.Load()).UTC(),
+	}
+	m.fs.cat.mu.Lock()
+	for _, mc := range m.fs.cat.machines {
+		st.Points += len(mc.order)
+	}
+	m.fs.cat.mu.Unlock()
+	for _, sl := range m.fs.cat.all() {
+		if _, open := sl.lastUse(); open {
+			st.Open++
+		}
+	}
+	return st
+}
+
+// janitor closes points that nobody has looked at for a while.
+func (m *Mount) janitor() {
+	tick := time.NewTicker(closeAfter / 10)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.stop:
+			return
+		case now := <-tick.C:
+			m.closeIdle(now)
+		}
+	}
+}
+
+func (m *Mount) closeIdle(now time.Time) {
+	open := 0
+	oldest, at := (*slot)(nil), now
+	for _, s := range m.fs.cat.all() {
+		s.retire(now.Add(-closeAfter), false)
+		if used, ok := s.lastUse(); ok {
+			open++
+			if used.Before(at) {
+				oldest, at = s, used
+			}
+		}
+	}
+	if open > maxOpen && oldest != nil {
+		oldest.retire(now, false)
+	}
+}
+

@@ -1,0 +1,20 @@
+package restorepoint
+
+import (
+	"yester/guestfs"
+	"yester/guestfs/ext4"
+	"yester/imageformats"
+	"yester/imageformats/raw"
+	"yester/imageformats/vhd"
+	"yester/volume"
+	"yester/volume/gpt"
+	"yester/volume/mbr"
+)
+
+// What yester can read, in the order in which it is probed for. This is the one
+// place that knows every reader.
+var (
+	imageFormats = []imageformats.Format{vhd.Format, raw.Format}
+	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
+	filesystems  = []guestfs.Format{ext4.Format}
+)

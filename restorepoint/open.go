@@ -1,0 +1,224 @@
+package restorepoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"yester/guestfs"
+	"yester/guestfs/guestview"
+	"yester/internal/block"
+	"yester/internal/ondisk"
+	"yester/volume"
+)
+
+// Opened is a restore point whose disks are open. Partition tables, filesystems
+// and the guest view are opened when they are first asked for. All methods are
+// safe for parallel use.
+type Opened struct {
+	Point Point
+	Disks []*OpenedDisk
+
+	src     *Source
+	images  []*pooledImage
+	volumes lazy[volumeSet]
+	view    lazy[*guestview.View]
+}
+
+// OpenedDisk is one virtual disk of an opened point, as the guest saw it.
+type OpenedDisk struct {
+	Disk
+	block.Reader
+
+	table lazy[*volume.Table]
+	opt   volume.Options
+}
+
+// OpenedVolume is something a filesystem can lie on.
+type OpenedVolume struct {
+	// Name is unique within the point: "p1", or "data-p1" where the point has
+	// several disks.
+	Name string
+	Disk *OpenedDisk
+	volume.Volume
+
+	tree lazy[guestfs.Tree]
+	opt  guestfs.Options
+}
+
+// OpenPoint opens the disks of p, with all the images that they are made of.
+func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
+	if p.Problem != "" {
+		return nil, &pointError{point: &p, err: p.Disks[0].image.problem}
+	}
+	o := &Opened{Point: p, src: s}
+	for _, d := range p.Disks {
+		img, err := s.images.get(ctx, d.image)
+		if err != nil {
+			o.Close()
+			return nil, &pointError{point: &p, err: err}
+		}
+		o.images = append(o.images, img)
+		o.Disks = append(o.Disks, &OpenedDisk{
+			Disk:   d,
+			Reader: img.Image,
+			opt:    volume.Options{SectorSize: d.Info.SectorSize, Logger: s.opt.Logger.With("point", p.ID, "disk", d.Name)},
+		})
+	}
+	return o, nil
+}
+
+// pointError says which point could not be opened.
+type pointError struct {
+	point *Point
+	err   error
+}
+
+func (e *pointError) Error() string {
+	return fmt.Sprintf("restore point %s of %s: %v", e.point.ID, e.point.Machine, e.err)
+}
+
+func (e *pointError) Unwrap() error { return e.err }
+
+// Close closes the point's filesystems and gives its images back. Nothing of it
+// may be in use any more.
+func (o *Opened) Close() {
+	if set, ok := o.volumes.done(); ok {
+		for _, v := range set.volumes {
+			if tree, ok := v.tree.done(); ok {
+				tree.Close()
+			}
+		}
+	}
+	for _, img := range o.images {
+		o.src.images.put(img)
+	}
+	o.images = nil
+}
+
+// Disk returns the disk of that name; with an empty name the only one.
+func (o *Opened) Disk(name string) (*OpenedDisk, error) {
+	if name == "" && len(o.Disks) == 1 {
+		return o.Disks[0], nil
+	}
+	var names []string
+	for _, d := range o.Disks {
+		if d.Name == name {
+			return d, nil
+		}
+		names = append(names, d.Name)
+	}
+	if name == "" {
+		return nil, fmt.Errorf("the machine has %d disks, name one of %q: %w", len(names), names, ErrNotFound)
+	}
+	return nil, notFoundf("disk %q (there are %q)", name, names)
+}
+
+// Table returns the disk's partition table.
+func (d *OpenedDisk) Table(ctx context.Context) (*volume.Table, error) {
+	return d.table.get(ctx, func(ctx context.Context) (*volume.Table, error) {
+		t, err := volume.Open(ctx, d.Reader, d.opt, schemes...)
+		if err != nil {
+			return nil, fmt.Errorf("disk %s: %w", d.Name, err)
+		}
+		for _, w := range t.Warnings {
+			d.opt.Logger.Warn(w)
+		}
+		return t, nil
+	})
+}
+
+// volumeSet is what the partition tables of a point's disks gave.
+type volumeSet struct {
+	volumes []*OpenedVolume
+	damage  error // the disks whose table can't be read
+}
+
+// Volumes returns the volumes of all disks. Disks whose partition table is
+// damaged are left out; the error then says so, beside the volumes of the others.
+func (o *Opened) Volumes(ctx context.Context) ([]*OpenedVolume, error) {
+	set, err := o.volumes.get(ctx, func(ctx context.Context) (volumeSet, error) {
+		var set volumeSet
+		for _, d := range o.Disks {
+			t, err := d.Table(ctx)
+			if err != nil {
+				if len(o.Disks) == 1 || ctx.Err() != nil {
+					return set, err
+				}
+				set.damage = errors.Join(set.damage, err)
+				continue
+			}
+			for _, v := range t.Volumes {
+				name := v.Name
+				if len(o.Disks) > 1 {
+					name = d.Name + "-" + name
+				}
+				set.volumes = append(set.volumes, &OpenedVolume{Name: name, Disk: d, Volume: v, opt: guestfs.Options{
+					Replay: o.src.opt.Replay,
+					Logger: o.src.opt.Logger.With("point", o.Point.ID, "volume", name),
+				}})
+			}
+		}
+		return set, nil
+	})
+	return set.volumes, errors.Join(err, set.damage)
+}
+
+// Volume returns the volume of that name.
+func (o *Opened) Volume(ctx context.Context, name string) (*OpenedVolume, error) {
+	vols, err := o.Volumes(ctx)
+	var names []string
+	for _, v := range vols {
+		if v.Name == name {
+			return v, nil
+		}
+		names = append(names, v.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return nil, notFoundf("volume %q (there are %q)", name, names)
+}
+
+// Tree returns the filesystem on the volume; an error matching ondisk.ErrFormat
+// when there is none that yester knows.
+func (v *OpenedVolume) Tree(ctx context.Context) (guestfs.Tree, error) {
+	return v.tree.get(ctx, func(ctx context.Context) (guestfs.Tree, error) {
+		t, err := guestfs.Open(ctx, v.Reader, v.opt, filesystems...)
+		if err != nil {
+			return nil, fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		return t, nil
+	})
+}
+
+// GuestView returns the point's volumes put together as the guest's own system
+// mounted them; an error matching guestview.ErrNoRoot when none looks like a
+// system's root.
+func (o *Opened) GuestView(ctx context.Context) (*guestview.View, error) {
+	return o.view.get(ctx, func(ctx context.Context) (*guestview.View, error) {
+		vols, err := o.Volumes(ctx)
+		if len(vols) == 0 && err != nil {
+			return nil, err
+		}
+		var members []guestview.Member
+		var damage error
+		for _, v := range vols {
+			tree, err := v.Tree(ctx)
+			switch {
+			case err == nil:
+				members = append(members, v.member(o, tree))
+			case ctx.Err() != nil:
+				return nil, err
+			case !errors.Is(err, ondisk.ErrFormat):
+				damage = errors.Join(damage, err)
+				v.opt.Logger.Warn("left out of the guest view", "error", err)
+			}
+		}
+		view, err := guestview.New(ctx, members, o.src.opt.Logger.With("point", o.Point.ID))
+		if err != nil && damage != nil {
+			return nil, damage // the volume that can't be read is the likelier cause
+		}
+		return view, err
+	})
+}

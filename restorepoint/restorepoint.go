@@ -1,0 +1,81 @@
+// Package restorepoint is the catalogue: it lists the restore points of a
+// source, picks one by date, and wires the stages that open it together: origin,
+// image, volumes, filesystems, guest view.
+package restorepoint
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"yester/guestfs"
+	"yester/imageformats"
+)
+
+// TimeFrom says where a point's time was found, in the order of precedence.
+type TimeFrom string
+
+// The places a point's time can come from.
+const (
+	FromName   TimeFrom = "name"   // a date in the file's name, or in a folder's above it
+	FromHeader TimeFrom = "header" // the time stamp in the container's header
+	FromMtime  TimeFrom = "mtime"  // the file's modification time
+)
+
+// Point is one restore point: a machine's state at one time. Listing it has read
+// the headers of its files only.
+type Point struct {
+	// ID is unique within the machine, sorts by time, and holds no character that
+	// a file name can't: "2026-11-20T02-30-00Z", with "-2", "-3", … behind it
+	// where several points have the same second.
+	ID       string    `json:"id"`
+	Machine  string    `json:"machine"`
+	Time     time.Time `json:"time"` // UTC
+	TimeFrom TimeFrom  `json:"time_from"`
+	Disks    []Disk    `json:"disks"`
+	// Problem says why the point can't be opened (its parent is missing, …);
+	// empty when nothing is known against it.
+	Problem string `json:"problem,omitempty"`
+
+	key string // identifies the files and their versions: changes when one changes
+}
+
+// Key identifies the point's content: two listings that give the same key speak
+// of the same bytes.
+func (p *Point) Key() string { return p.key }
+
+// Disk is one virtual disk of a point.
+type Disk struct {
+	Name string            `json:"name"` // unique within the point, the same at all dates
+	Info imageformats.Info `json:"image"`
+	// Files lists the container's files from the point's own to the base of its
+	// chain, relative to the source.
+	Files []string `json:"files"`
+	Bytes int64    `json:"bytes"` // host bytes of Files[0], with all its parts
+
+	image *imageFile
+}
+
+// Options tell how a source's points are found and opened.
+type Options struct {
+	Replay guestfs.Replay
+	// AllowChangedParent opens differencing images whose parent has the right id
+	// but another time stamp than they recorded.
+	AllowChangedParent bool
+	// Location is the zone in which dates in file names are read; nil: local.
+	Location *time.Location
+	// Logger receives warnings; nil discards them.
+	Logger *slog.Logger
+}
+
+// ErrNotFound is matched by every "no such point, machine, disk or volume".
+var ErrNotFound = errors.New("not found")
+
+// ErrProblem is matched by an error about a point that was listed with a
+// Problem.
+var ErrProblem = errors.New("point can't be opened")
+
+func notFoundf(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, ErrNotFound)...)
+}

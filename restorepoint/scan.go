@@ -1,0 +1,278 @@
+package restorepoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"yester/imageformats"
+	"yester/imageformats/raw"
+	"yester/internal/block"
+	"yester/internal/ondisk"
+	"yester/origin"
+)
+
+// imageFile is a container found in the source: one file, or the parts of one.
+type imageFile struct {
+	name   string // of its first part, relative to the source
+	parts  []origin.Entry
+	format imageformats.Format
+	info   imageformats.Info
+
+	parent  *imageFile
+	problem error // why it can't be opened, when that is known already
+}
+
+// bytes returns how long the file is on the host, with all its parts.
+func (f *imageFile) bytes() (n int64) {
+	for _, p := range f.parts {
+		n += p.Version.Size
+	}
+	return n
+}
+
+// chain returns f and its ancestors, f first. link has made sure that it ends.
+func (f *imageFile) chain() []*imageFile {
+	var c []*imageFile
+	for ; f != nil; f = f.parent {
+		c = append(c, f)
+	}
+	return c
+}
+
+// probed is what probing found in one version of a file.
+type probed struct {
+	version origin.Version // of the first part
+	format  imageformats.Format
+	info    imageformats.Info
+	err     error
+}
+
+// Ignored is a file of the source that became no restore point.
+type Ignored struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+	// Damaged tells a container that can't be read from a file of another kind.
+	Damaged bool `json:"damaged"`
+}
+
+// probeParallel is how many files are probed at once: headers are small, and
+// what costs is the latency of network filesystems.
+const probeParallel = 16
+
+// scan finds the containers of the source. What was probed before and hasn't
+// changed is not read again.
+func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
+	files, ignored, err := s.list(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	results := make([]probed, len(files))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(probeParallel)
+	for i, f := range files {
+		if p, ok := s.probed[f.name]; ok && p.version == f.parts[0].Version && len(f.parts) == 1 {
+			results[i] = p
+			continue
+		}
+		g.Go(func() error {
+			p := probed{version: f.parts[0].Version}
+			p.format, p.info, p.err = s.probe(gctx, f)
+			results[i] = p
+			return gctx.Err()
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
+	s.probed = make(map[string]probed, len(files))
+	var images []*imageFile
+	for i, f := range files {
+		p := results[i]
+		s.probed[f.name] = p
+		if p.err != nil {
+			ignored = append(ignored, Ignored{Name: f.name, Reason: p.err.Error(), Damaged: !errors.Is(p.err, ondisk.ErrFormat)})
+			continue
+		}
+		f.format, f.info = p.format, p.info
+		images = append(images, f)
+	}
+	return images, ignored, nil
+}
+
+// list returns the files that may be containers, parts put together.
+func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignored, err error) {
+	byName := make(map[string]origin.Entry)
+	var names []string
+	err = s.dir.Walk(ctx, func(e origin.Entry) {
+		byName[e.Name] = e
+		names = append(names, e.Name)
+	}, func(name string, err error) {
+		ignored = append(ignored, Ignored{Name: name, Reason: err.Error(), Damaged: true})
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
+	}
+	for _, group := range raw.GroupParts(names) {
+		f := &imageFile{name: group[0]}
+		for _, n := range group {
+			f.parts = append(f.parts, byName[n])
+		}
+		files = append(files, f)
+	}
+	return files, ignored, nil
+}
+
+// probe reads the headers of f.
+func (s *Source) probe(ctx context.Context, f *imageFile) (imageformats.Format, imageformats.Info, error) {
+	file, err := s.openFile(f)
+	if err != nil {
+		return imageformats.Format{}, imageformats.Info{}, err
+	}
+	defer file.close()
+	if file.Size() == 0 {
+		return imageformats.Format{}, imageformats.Info{}, fmt.Errorf("empty file: %w", ondisk.ErrFormat)
+	}
+	return imageformats.Probe(ctx, file, imageFormats...)
+}
+
+// hostFile is an opened imageFile: its parts, joined where there are several.
+type hostFile struct {
+	block.Reader
+	parts []*origin.File
+}
+
+func (h *hostFile) close() {
+	for _, p := range h.parts {
+		p.Close()
+	}
+}
+
+// openFile opens all parts of f, in the version that was listed.
+func (s *Source) openFile(f *imageFile) (*hostFile, error) {
+	h := &hostFile{}
+	var readers []block.Reader
+	for _, e := range f.parts {
+		p, err := s.dir.Open(e.Name)
+		if err != nil {
+			h.close()
+			return nil, err
+		}
+		h.parts = append(h.parts, p)
+		if p.Version() != e.Version {
+			h.close()
+			return nil, fmt.Errorf("%s: %w", e.Name, origin.ErrChanged)
+		}
+		readers = append(readers, p)
+	}
+	if len(readers) == 1 {
+		h.Reader = readers[0]
+	} else {
+		h.Reader = raw.Join(readers...)
+	}
+	return h, nil
+}
+
+// link finds the parent of every differencing image among images, and marks
+// those whose parent is missing, or whose chain is a loop.
+func link(images []*imageFile) {
+	byName := make(map[string]*imageFile, len(images))
+	byID := make(map[string][]*imageFile)
+	for _, f := range images {
+		byName[f.name] = f
+		if f.info.ID != "" {
+			byID[f.info.ID] = append(byID[f.info.ID], f)
+		}
+	}
+	for _, f := range images {
+		if f.info.Parent != nil {
+			f.parent, f.problem = findParent(f, byName, byID)
+		}
+	}
+	for _, f := range images {
+		seen := map[*imageFile]bool{}
+		for a := f; a != nil; a = a.parent {
+			if seen[a] {
+				f.problem = fmt.Errorf("%s: its chain of parents comes back to %s: %w", f.name, a.name, ondisk.ErrCorrupt)
+				break
+			}
+			seen[a] = true
+			if a != f && a.problem != nil && a.parent == nil {
+				f.problem = fmt.Errorf("its ancestor %w", a.problem)
+			}
+		}
+	}
+	for _, f := range images {
+		if f.problem != nil {
+			f.parent = nil
+		}
+	}
+}
+
+// findParent looks for f's parent: where its locators point, as far as that is
+// inside the source; by file name beside f; anywhere in the source by unique id.
+// Only an image with the right id is taken.
+func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*imageFile) (*imageFile, error) {
+	want := f.info.Parent
+	dir := path.Dir(f.name)
+	var wrong *imageFile
+	try := func(name string) *imageFile {
+		p := byName[name]
+		if p == nil || p == f {
+			return nil
+		}
+		if p.info.ID == want.ID {
+			return p
+		}
+		if wrong == nil {
+			wrong = p
+		}
+		return nil
+	}
+	for _, l := range want.Locators {
+		slashed := strings.ReplaceAll(l.Path, `\`, "/")
+		if l.Relative {
+			if name := path.Join(dir, slashed); !strings.HasPrefix(name, "../") {
+				if p := try(name); p != nil {
+					return p, nil
+				}
+			}
+		}
+		if p := try(path.Join(dir, path.Base(slashed))); p != nil {
+			return p, nil
+		}
+	}
+	if want.Name != "" {
+		if p := try(path.Join(dir, path.Base(strings.ReplaceAll(want.Name, `\`, "/")))); p != nil {
+			return p, nil
+		}
+	}
+	switch same := byID[want.ID]; {
+	case len(same) == 1 && same[0] != f:
+		return same[0], nil
+	case len(same) > 1:
+		return nil, fmt.Errorf("%s: its parent %s (id %s) is in the source more than once (%s, %s): %w",
+			f.name, parentName(want), want.ID, same[0].name, same[1].name, ondisk.ErrCorrupt)
+	}
+	if wrong != nil {
+		return nil, fmt.Errorf("%s: its parent has id %s, but %s has id %s: %w",
+			f.name, want.ID, wrong.name, wrong.info.ID, ondisk.ErrCorrupt)
+	}
+	return nil, fmt.Errorf("%s: its parent %s (id %s) is not in the source: %w",
+		f.name, parentName(want), want.ID, ErrNotFound)
+}
+
+// parentName returns the name by which messages speak of a missing parent.
+func parentName(p *imageformats.Parent) string {
+	if p.Name != "" {
+		return fmt.Sprintf("%q", p.Name)
+	}
+	for _, l := range p.Locators {
+		return fmt.Sprintf("%q", l.Path)
+	}
+	return "(unnamed)"
+}
