@@ -1,0 +1,77 @@
+package ext4
+
+import (
+	"context"
+	"encoding/binary"
+
+	"yester/internal/ondisk"
+)
+
+// group is what a reader needs of one group descriptor.
+type group struct {
+	inodeTable uint64 // first block
+	flags      uint16 // bg*
+}
+
+// group returns the descriptor of block group g, checksum verified.
+func (f *FS) group(ctx context.Context, g uint32) (group, error) {
+	if d, ok := f.groupCache.get(uint64(g)); ok {
+		return d, nil
+	}
+	d, err := f.loadGroup(ctx, g, f.descBlock(g))
+	if err != nil {
+		return group{}, err
+	}
+	return f.groupCache.put(uint64(g), d), nil
+}
+
+// descBlock returns the block that holds the primary descriptor of group g.
+// Without meta_bg the descriptors follow the superblock; with it each meta
+// group, as many groups as one block describes, holds its own (doc:
+// group_descr.rst, blockgroup.rst).
+func (f *FS) descBlock(g uint32) uint64 {
+	sb := f.sb
+	perBlock := sb.blockSize() / sb.descSize
+	nr := g / perBlock
+	if sb.incompat&incompatMetaBG == 0 || nr < sb.firstMetaBG {
+		return superOffset>>sb.blockBits + 1 + uint64(nr)
+	}
+	first := nr * perBlock
+	blk := uint64(sb.firstDataBlock) + uint64(first)*uint64(sb.blocksPerGroup)
+	if sb.hasSuper(first) {
+		blk++
+	}
+	if first == 0 && sb.blockSize() == 1024 && sb.firstDataBlock == 0 {
+		blk++ // bigalloc with 1 KiB blocks: block 0 is the boot block
+	}
+	return blk
+}
+
+// loadGroup decodes the descriptor of group g from block blk.
+func (f *FS) loadGroup(ctx context.Context, g uint32, blk uint64) (group, error) {
+	le := binary.LittleEndian
+	sb := f.sb
+	m, err := f.block(ctx, blk, "group descriptors")
+	if err != nil {
+		return group{}, err
+	}
+	at := g % (sb.blockSize() / sb.descSize) * sb.descSize
+	d := m.data[at : at+sb.descSize]
+	off := int64(blk)<<sb.blockBits + int64(at)
+	if sb.roCompat&(roMetadataCsum|roGDTCsum) != 0 {
+		if got, want := sb.groupChecksum(g, d), le.Uint16(d[gdChecksum:]); got != want {
+			return group{}, ondisk.Corruptf(format, "group descriptor checksum", off+gdChecksum,
+				"group %d: computed %#04x, stored %#04x", g, got, want)
+		}
+	}
+	gr := group{inodeTable: uint64(le.Uint32(d[gdInodeTableLo:])), flags: le.Uint16(d[gdFlags:])}
+	if sb.descSize >= gdSize64 {
+		gr.inodeTable |= uint64(le.Uint32(d[gdInodeTableHi:])) << 32
+	}
+	n := (uint64(sb.inodesPerGroup)*uint64(sb.inodeSize) + uint64(sb.blockSize()) - 1) >> sb.blockBits
+	if gr.inodeTable <= uint64(sb.firstDataBlock) || gr.inodeTable >= sb.blocks || n > sb.blocks-gr.inodeTable {
+		return group{}, ondisk.Corruptf(format, "group descriptor", off,
+			"group %d: inode table of %d blocks at block %d of %d", g, n, gr.inodeTable, sb.blocks)
+	}
+	return gr, nil
+}
