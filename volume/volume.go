@@ -40,6 +40,18 @@ type Options struct {
 	Logger     *slog.Logger
 }
 
+// SectorSizes returns the logical sector sizes to try, in bytes, likeliest first.
+// A size that no disk has is an error, so that multiplying by it is safe.
+func (o Options) SectorSizes() ([]int, error) {
+	switch o.SectorSize {
+	case 0, 512:
+		return []int{512, 4096}, nil
+	case 4096:
+		return []int{4096, 512}, nil
+	}
+	return nil, fmt.Errorf("sector size of %d bytes: %w", o.SectorSize, ondisk.ErrUnsupported)
+}
+
 // Scheme is a partition scheme that Open can choose.
 type Scheme struct {
 	Name string
