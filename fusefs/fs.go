@@ -347,7 +347,10 @@ func (pl *place) reader(ctx context.Context) (block.Reader, error) {
 	if pl.tree != nil {
 		r, err = pl.tree.Open(ctx, pl.ino)
 	} else {
-		r, err = pl.disk()
+		var d *restorepoint.OpenedDisk
+		if d, err = pl.disk(); err == nil {
+			r = d.Image
+		}
 	}
 	if err != nil {
 		return nil, err

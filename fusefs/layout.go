@@ -9,7 +9,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"yester/guestfs"
-	"yester/internal/block"
 	"yester/internal/ondisk"
 	"yester/restorepoint"
 )
@@ -101,7 +100,7 @@ func (pl *place) diskAttr(out *fuse.Attr) error {
 	f, t := pl.fs, pl.slot.point.Time
 	*out = fuse.Attr{
 		Ino:  upperIno | uint64(pl.slot.inoBase>>slotShift+1)<<16 | pl.id.ino(),
-		Mode: modeDisk, Nlink: 1, Size: uint64(d.Size()), Blocks: uint64(d.Size()+511) / 512, Blksize: 4096,
+		Mode: modeDisk, Nlink: 1, Size: uint64(d.Image.Size()), Blocks: uint64(d.Image.Size()+511) / 512, Blksize: 4096,
 		Owner: fuse.Owner{Uid: f.uid, Gid: f.gid},
 	}
 	out.SetTimes(&t, &t, &t)
@@ -181,5 +180,3 @@ func (pl *place) lookupLayout(ctx context.Context, name string, out *fuse.EntryO
 	}
 	return err
 }
-
-var _ block.Reader = (*restorepoint.OpenedDisk)(nil)

@@ -36,7 +36,7 @@ type Options struct {
 
 const (
 	// maxRead is the largest read the kernel asks for, in bytes.
-	maxRead = 1 << 20
+	maxRead = 512 << 10
 	// readAheadKB is how far the kernel reads ahead, in KiB, where yester may say
 	// so (as root). The kernel's default of 128 makes eight requests of one.
 	readAheadKB = 1024
@@ -255,4 +255,3 @@ func (m *Mount) closeIdle(now time.Time) {
 		oldest.retire(now, false)
 	}
 }
-

@@ -1,7 +1,6 @@
 package fusefs
 
 import (
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -101,4 +100,3 @@ func (f *rawFS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxO
 	}
 	return fuse.OK
 }
-

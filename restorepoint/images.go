@@ -103,7 +103,7 @@ func (s *Source) openImage(ctx context.Context, f *imageFile, parent *pooledImag
 		opt.Parent, opt.ParentInfo = parent.Image, &parent.info
 		opt.ParentName, opt.ParentModTime = f.parent.name, f.parent.parts[0].ModTime
 	}
-	img, err := f.format.Open(ctx, file, opt)
+	img, err := f.format.Open(ctx, file.bytes, opt)
 	if err != nil {
 		file.close()
 		return nil, nil, fmt.Errorf("%s: %w", f.name, err)

@@ -28,7 +28,7 @@ type Opened struct {
 // OpenedDisk is one virtual disk of an opened point, as the guest saw it.
 type OpenedDisk struct {
 	Disk
-	block.Reader
+	Image block.Reader // the guest's bytes
 
 	table lazy[*volume.Table]
 	opt   volume.Options
@@ -60,9 +60,9 @@ func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
 		}
 		o.images = append(o.images, img)
 		o.Disks = append(o.Disks, &OpenedDisk{
-			Disk:   d,
-			Reader: img.Image,
-			opt:    volume.Options{SectorSize: d.Info.SectorSize, Logger: s.opt.Logger.With("point", p.ID, "disk", d.Name)},
+			Disk:  d,
+			Image: img.Image,
+			opt:   volume.Options{SectorSize: d.Info.SectorSize, Logger: s.opt.Logger.With("point", p.ID, "disk", d.Name)},
 		})
 	}
 	return o, nil
@@ -117,7 +117,7 @@ func (o *Opened) Disk(name string) (*OpenedDisk, error) {
 // Table returns the disk's partition table.
 func (d *OpenedDisk) Table(ctx context.Context) (*volume.Table, error) {
 	return d.table.get(ctx, func(ctx context.Context) (*volume.Table, error) {
-		t, err := volume.Open(ctx, d.Reader, d.opt, schemes...)
+		t, err := volume.Open(ctx, d.Image, d.opt, schemes...)
 		if err != nil {
 			return nil, fmt.Errorf("disk %s: %w", d.Name, err)
 		}

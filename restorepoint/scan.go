@@ -134,15 +134,15 @@ func (s *Source) probe(ctx context.Context, f *imageFile) (imageformats.Format, 
 		return imageformats.Format{}, imageformats.Info{}, err
 	}
 	defer file.close()
-	if file.Size() == 0 {
+	if file.bytes.Size() == 0 {
 		return imageformats.Format{}, imageformats.Info{}, fmt.Errorf("empty file: %w", ondisk.ErrFormat)
 	}
-	return imageformats.Probe(ctx, file, imageFormats...)
+	return imageformats.Probe(ctx, file.bytes, imageFormats...)
 }
 
 // hostFile is an opened imageFile: its parts, joined where there are several.
 type hostFile struct {
-	block.Reader
+	bytes block.Reader
 	parts []*origin.File
 }
 
@@ -170,9 +170,9 @@ func (s *Source) openFile(f *imageFile) (*hostFile, error) {
 		readers = append(readers, p)
 	}
 	if len(readers) == 1 {
-		h.Reader = readers[0]
+		h.bytes = readers[0]
 	} else {
-		h.Reader = raw.Join(readers...)
+		h.bytes = raw.Join(readers...)
 	}
 	return h, nil
 }
