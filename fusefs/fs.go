@@ -112,7 +112,7 @@ func (f *rawFS) locate(ctx context.Context, n nodeID) (place, error) {
 	if s == nil {
 		return place{}, errStale
 	}
-	p, err := s.acquire(ctx, f.cat.src)
+	p, err := f.acquire(ctx, s)
 	if err != nil {
 		return place{}, err
 	}

@@ -177,8 +177,12 @@ func raiseReadAhead(dir string) {
 	_ = os.WriteFile(knob, fmt.Appendf(nil, "%d\n", readAheadKB), 0o644)
 }
 
-// Unmount unmounts; it fails while somebody uses the mount.
-func (m *Mount) Unmount() error { return m.server.Unmount() }
+// Dir returns the absolute path of the directory that is mounted on.
+func (m *Mount) Dir() string { return m.dir }
+
+// Unmount unmounts; it fails with ErrBusy while somebody uses the mount, unless
+// it is lazy.
+func (m *Mount) Unmount(lazy bool) error { return Unmount(m.dir, lazy) }
 
 // Wait returns once the mount is gone, however that came about.
 func (m *Mount) Wait() {
@@ -240,18 +244,7 @@ func (m *Mount) janitor() {
 }
 
 func (m *Mount) closeIdle(now time.Time) {
-	open := 0
-	oldest, at := (*slot)(nil), now
 	for _, s := range m.fs.cat.all() {
 		s.retire(now.Add(-closeAfter), false)
-		if used, ok := s.lastUse(); ok {
-			open++
-			if used.Before(at) {
-				oldest, at = s, used
-			}
-		}
-	}
-	if open > maxOpen && oldest != nil {
-		oldest.retire(now, false)
 	}
 }

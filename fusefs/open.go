@@ -3,6 +3,7 @@ package fusefs
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,7 +52,7 @@ type cachedReader struct {
 }
 
 // acquire returns the opened point; release must be called when its use ends.
-func (s *slot) acquire(ctx context.Context, src *restorepoint.Source) (*openPoint, error) {
+func (f *rawFS) acquire(ctx context.Context, s *slot) (*openPoint, error) {
 	o := &s.open
 	o.mu.Lock()
 	if s.stale() {
@@ -83,7 +84,8 @@ func (s *slot) acquire(ctx context.Context, src *restorepoint.Source) (*openPoin
 		return p, nil
 	}
 	o.mu.Unlock()
-	opened, err := src.OpenPoint(ctx, s.point)
+	f.closeLeastUsed(maxOpen - 1)
+	opened, err := f.cat.src.OpenPoint(ctx, s.point)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +94,25 @@ func (s *slot) acquire(ctx context.Context, src *restorepoint.Source) (*openPoin
 	o.cur = p
 	o.mu.Unlock()
 	return p, nil
+}
+
+// closeLeastUsed closes points that aren't in use, the longest unused first,
+// until at most n are open or all the others are in use.
+func (f *rawFS) closeLeastUsed(n int) {
+	type candidate struct {
+		s    *slot
+		used time.Time
+	}
+	var open []candidate
+	for _, s := range f.cat.all() {
+		if used, ok := s.lastUse(); ok {
+			open = append(open, candidate{s, used})
+		}
+	}
+	slices.SortFunc(open, func(a, b candidate) int { return a.used.Compare(b.used) })
+	for _, c := range open[:max(0, len(open)-n)] {
+		c.s.retire(c.used, false)
+	}
 }
 
 // release ends a use of p that acquire began.

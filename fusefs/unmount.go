@@ -1,0 +1,124 @@
+package fusefs
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotMounted means that there is no mount of yester's at a directory.
+var ErrNotMounted = errors.New("not a yester mount")
+
+// ErrBusy means that a mount is in use.
+var ErrBusy = errors.New("in use")
+
+// Mounted reports whether dir is a mount of yester's, and whether the process
+// that served it is dead.
+func Mounted(dir string) (mounted, dead bool, err error) {
+	dir, err = canonical(dir)
+	if err != nil {
+		return false, false, err
+	}
+	points, err := Mountpoints()
+	if err != nil {
+		return false, false, err
+	}
+	if !slices.Contains(points, dir) {
+		return false, false, nil
+	}
+	var st unix.Stat_t
+	return true, errors.Is(unix.Stat(dir, &st), unix.ENOTCONN), nil
+}
+
+// canonical returns dir as mountinfo has it. A mount whose process is dead can't
+// be looked at, only the folders above it.
+func canonical(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		return real, nil
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(parent, filepath.Base(abs)), nil
+}
+
+// Mountpoints returns the directories on which yester is mounted, whoever
+// mounted it.
+func Mountpoints() ([]string, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	sc := bufio.NewScanner(bytes.NewReader(data))
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		// proc_pid_mountinfo(5): … (5) mount point … - (9) type (10) source …
+		before, after, ok := strings.Cut(sc.Text(), " - ")
+		f := strings.Fields(before)
+		if ok && len(f) >= 5 && strings.HasPrefix(after, FSType+" ") {
+			dirs = append(dirs, unescape(f[4]))
+		}
+	}
+	return dirs, sc.Err()
+}
+
+// unescape undoes the octal escapes in which mountinfo writes blanks.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// Unmount takes the mount at dir away. A lazy one takes the name away at once
+// and the rest when the last user has gone. What a dead process left behind is
+// always taken away lazily: nothing in it can be used any more.
+func Unmount(dir string, lazy bool) error {
+	mounted, dead, err := Mounted(dir)
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		return fmt.Errorf("%s: %w", dir, ErrNotMounted)
+	}
+	if dir, err = canonical(dir); err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 {
+		flags := unix.UMOUNT_NOFOLLOW
+		if lazy || dead {
+			flags |= unix.MNT_DETACH
+		}
+		switch err := unix.Unmount(dir, flags); err {
+		case nil:
+			return nil
+		case unix.EBUSY:
+			return fmt.Errorf("%s: %w", dir, ErrBusy)
+		default:
+			return fmt.Errorf("unmounting %s: %w", dir, err)
+		}
+	}
+	arg := "-u"
+	if lazy || dead {
+		arg = "-uz"
+	}
+	out, err := exec.Command("fusermount3", arg, dir).CombinedOutput()
+	if err == nil {
+		return nil
+	}
+	if strings.Contains(string(out), "busy") {
+		return fmt.Errorf("%s: %w", dir, ErrBusy)
+	}
+	return fmt.Errorf("unmounting %s: %s: %w", dir, bytes.TrimSpace(out), err)
+}
