@@ -52,12 +52,12 @@ type rawFS struct {
 	cat   catalogue
 	log   *logger
 	stats stats
-	// follow makes relistAfter the age at which listings are renewed.
-	uid, gid uint32
-	zeros    *os.File // a sealed run of zeros to splice from; nil where there is none
+	zeros *os.File // a sealed run of zeros to splice from; nil where there is none
+
+	uid, gid uint32 // who owns the directories that no guest has
 }
 
-func newFS(src *restorepoint.Source, only string, log *slog.Logger) *rawFS {
+func newFS(src *restorepoint.Source, only, point string, log *slog.Logger) *rawFS {
 	f := &rawFS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		log:           newLogger(log),
@@ -65,7 +65,7 @@ func newFS(src *restorepoint.Source, only string, log *slog.Logger) *rawFS {
 		gid:           uint32(os.Getgid()),
 		zeros:         zeroFile(),
 	}
-	f.cat = catalogue{src: src, only: only, byName: map[string]*machine{}, closeAll: func(s *slot) { s.retire(time.Now(), true) }}
+	f.cat = catalogue{src: src, only: only, onlyPoint: point, byName: map[string]*machine{}}
 	f.stats.last.Store(time.Now().UnixNano())
 	return f
 }

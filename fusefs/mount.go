@@ -25,6 +25,8 @@ type Options struct {
 	// Machine is the one machine to show, with its points at the mount's root; ""
 	// shows the only machine so, and several as one directory each.
 	Machine string
+	// Point is the ID of the one point of Machine to show; "" shows all.
+	Point string
 	// AllowOther lets other users than the one who mounts in; the guest's modes
 	// and ACLs then decide what each may read.
 	AllowOther bool
@@ -78,7 +80,7 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 	} else if only != "" && len(cat.Of(only)) == 0 {
 		return nil, fmt.Errorf("machine %q (there are %q): %w", only, names, restorepoint.ErrNotFound)
 	}
-	f := newFS(src, only, opt.Logger)
+	f := newFS(src, only, opt.Point, opt.Logger)
 	if err := f.cat.refresh(ctx, 0); err != nil {
 		return nil, err
 	}

@@ -53,8 +53,9 @@ type machine struct {
 
 // catalogue keeps the mount's upper directories in step with the source.
 type catalogue struct {
-	src  *restorepoint.Source
-	only string // the machine that is shown alone at the root; "" for all
+	src       *restorepoint.Source
+	only      string // the machine that is shown alone at the root; "" for all
+	onlyPoint string // the point of it that is shown alone; "" for all
 
 	mu       sync.Mutex
 	listed   time.Time
@@ -63,7 +64,6 @@ type catalogue struct {
 	byName   map[string]*machine
 	slots    []*slot // by number; slots[0] is nil
 	changed  time.Time
-	closeAll func(*slot)
 }
 
 // maxSlots is what 16 bits of a node id can tell apart.
@@ -111,6 +111,9 @@ func (c *catalogue) update(m *machine, points []restorepoint.Point) {
 	order := make([]*slot, 0, len(points))
 	byID := make(map[string]*slot, len(points))
 	for _, p := range points {
+		if c.onlyPoint != "" && p.ID != c.onlyPoint {
+			continue
+		}
 		s := m.byID[p.ID]
 		if s == nil || s.point.Key() != p.Key() {
 			if s != nil {
@@ -164,7 +167,7 @@ func (c *catalogue) drop(s *slot) {
 	close(s.gone)
 	for _, t := range c.slots[1:] {
 		if t.gone == s.gone {
-			c.closeAll(t)
+			t.retire(time.Now(), true)
 		}
 	}
 }
