@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,7 @@ type layer struct {
 	tableOff   int64
 	tableEnd   int64
 	headerOff  int64
+	lowFirst   bool // sector bitmaps begin with the lowest bit of each byte
 
 	bat    []atomic.Pointer[batPage]
 	maps   []atomic.Pointer[mapPage]
@@ -74,6 +76,9 @@ func newLayer(file block.Reader, m *meta, name string) *layer {
 	l.tableOff = int64(m.tableOffset)
 	l.tableEnd = l.tableOff + int64(n*4)
 	l.headerOff = int64(m.dataOffset)
+	// Tapdisk's first release; later ones convert such bitmaps when they meet
+	// them (blktap, vhd-util "update": "older VHD bitmaps were little endian").
+	l.lowFirst = m.creatorApp == "tap\x00" && m.major == 0 && m.minor == 1
 	if n == 0 {
 		return l
 	}
@@ -234,6 +239,9 @@ func (l *layer) sectorRun(ctx context.Context, no uint64, start, sector int64) (
 		page = &mapPage{no: pageNo}
 		for i := range page.bits {
 			page.bits[i] = be.Uint64(b[i*8:]) // the first sector is the highest bit
+			if l.lowFirst {
+				page.bits[i] = bits.Reverse64(binary.LittleEndian.Uint64(b[i*8:]))
+			}
 		}
 		state := uint32(stateMixed)
 		if set, n := page.run(0, pageEnd-first); n == pageEnd-first {
