@@ -37,6 +37,7 @@ type layer struct {
 	name  string // for messages
 	limit int64  // bytes of disk it describes
 
+	cut     bool  // the file has no good footer at its end
 	flat    bool  // its bytes are the disk's: a fixed VHD, or a parent that is no VHD
 	dataEnd int64 // flat and sparse: where the file's data ends at the latest
 
@@ -64,7 +65,7 @@ type mapPage struct {
 }
 
 func newLayer(file block.Reader, m *meta, name string) *layer {
-	l := &layer{file: file, name: name, limit: m.limit, dataEnd: m.dataEnd}
+	l := &layer{file: file, name: name, limit: m.limit, dataEnd: m.dataEnd, cut: m.cut}
 	if m.diskType == typeFixed {
 		l.flat = true
 		return l
@@ -201,7 +202,10 @@ func (l *layer) checkBlock(no uint64, start int64) error {
 	end := start + l.bitmapSize + l.blockSize // < 2⁴¹ + 2³³
 	over := ""
 	switch {
-	case start+l.bitmapSize > l.dataEnd:
+	// A file that has lost its end may have kept part of a block; one that
+	// hasn't holds all of it that the disk needs.
+	case start+l.bitmapSize > l.dataEnd,
+		!l.cut && start+l.bitmapSize+min(l.blockSize, l.limit-int64(no)<<l.blockShift) > l.dataEnd:
 		return l.corrupt(fmt.Sprintf("BAT entry %d", no), l.tableOff+int64(no)*4,
 			"block at %#x lies past the end (%#x)", start, l.dataEnd)
 	case start < footerSize:
