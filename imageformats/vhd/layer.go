@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +37,7 @@ type layer struct {
 	name  string // for messages
 	limit int64  // bytes of disk it describes
 
+	cut     bool  // the file has no good footer at its end
 	flat    bool  // its bytes are the disk's: a fixed VHD, or a parent that is no VHD
 	dataEnd int64 // flat and sparse: where the file's data ends at the latest
 
@@ -45,6 +47,7 @@ type layer struct {
 	tableOff   int64
 	tableEnd   int64
 	headerOff  int64
+	lowFirst   bool // sector bitmaps begin with the lowest bit of each byte
 
 	bat    []atomic.Pointer[batPage]
 	maps   []atomic.Pointer[mapPage]
@@ -62,7 +65,7 @@ type mapPage struct {
 }
 
 func newLayer(file block.Reader, m *meta, name string) *layer {
-	l := &layer{file: file, name: name, limit: m.limit, dataEnd: m.dataEnd}
+	l := &layer{file: file, name: name, limit: m.limit, dataEnd: m.dataEnd, cut: m.cut}
 	if m.diskType == typeFixed {
 		l.flat = true
 		return l
@@ -74,6 +77,9 @@ func newLayer(file block.Reader, m *meta, name string) *layer {
 	l.tableOff = int64(m.tableOffset)
 	l.tableEnd = l.tableOff + int64(n*4)
 	l.headerOff = int64(m.dataOffset)
+	// Tapdisk's first release; later ones convert such bitmaps when they meet
+	// them (blktap, vhd-util "update": "older VHD bitmaps were little endian").
+	l.lowFirst = m.creatorApp == "tap\x00" && m.major == 0 && m.minor == 1
 	if n == 0 {
 		return l
 	}
@@ -196,7 +202,10 @@ func (l *layer) checkBlock(no uint64, start int64) error {
 	end := start + l.bitmapSize + l.blockSize // < 2⁴¹ + 2³³
 	over := ""
 	switch {
-	case start+l.bitmapSize > l.dataEnd:
+	// A file that has lost its end may have kept part of a block; one that
+	// hasn't holds all of it that the disk needs.
+	case start+l.bitmapSize > l.dataEnd,
+		!l.cut && start+l.bitmapSize+min(l.blockSize, l.limit-int64(no)<<l.blockShift) > l.dataEnd:
 		return l.corrupt(fmt.Sprintf("BAT entry %d", no), l.tableOff+int64(no)*4,
 			"block at %#x lies past the end (%#x)", start, l.dataEnd)
 	case start < footerSize:
@@ -234,6 +243,9 @@ func (l *layer) sectorRun(ctx context.Context, no uint64, start, sector int64) (
 		page = &mapPage{no: pageNo}
 		for i := range page.bits {
 			page.bits[i] = be.Uint64(b[i*8:]) // the first sector is the highest bit
+			if l.lowFirst {
+				page.bits[i] = bits.Reverse64(binary.LittleEndian.Uint64(b[i*8:]))
+			}
 		}
 		state := uint32(stateMixed)
 		if set, n := page.run(0, pageEnd-first); n == pageEnd-first {

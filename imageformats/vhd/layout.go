@@ -104,6 +104,10 @@ const maxGeometry = 65535 * 16 * 255
 // when writing only.
 const maxDynamicSize = 2040 << 30
 
+// maxSize bounds Current Size when reading, bytes: an exbibyte, far beyond what
+// any writer makes and small enough that sums of offsets can't overflow.
+const maxSize = 1 << 60
+
 // epoch is the zero of all time stamps: 1 January 2000, 00:00 UTC.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 

@@ -21,6 +21,7 @@ type meta struct {
 	size       int64 // of the disk as the guest saw it, bytes
 	limit      int64 // bytes that the footer's Current Size says the file describes
 	dataEnd    int64 // where the trailing footer begins, or the file's end
+	cut        bool  // there is no good footer at the file's end
 	bitmapSize int64 // bytes of a block's sector bitmap, padded to sectors
 	info       imageformats.Info
 }
@@ -34,7 +35,7 @@ func readMeta(ctx context.Context, file block.Reader) (*meta, error) {
 	if m.footer.version&majorMask != formatVersion {
 		return nil, ondisk.Unsupportedf("vhd", "footer", -1, "file format version %#x", m.footer.version)
 	}
-	if m.currentSize > math.MaxInt64 {
+	if m.currentSize > maxSize {
 		return nil, ondisk.Corruptf("vhd", "current size", m.dataEnd+offCurrent, "%#x bytes", m.currentSize)
 	}
 	m.setSize()
@@ -127,7 +128,7 @@ func (m *meta) readFooters(ctx context.Context, file block.Reader) error {
 			m.warnf("the footer at the end and its copy at the start differ; the one at the end is used")
 		}
 	case dupState == goodFooter:
-		m.footer, m.dataEnd = dup, size
+		m.footer, m.dataEnd, m.cut = dup, size, true
 		if state == badFooter {
 			m.dataEnd = end
 			m.warnf("the footer at the end (%#x) has a wrong checksum; its copy at the start is used", end)

@@ -76,21 +76,29 @@ func open(ctx context.Context, file block.Reader, opt imageformats.OpenOptions) 
 		}
 		if p, ok := opt.Parent.(*Image); ok {
 			img.layers = append(img.layers, p.layers...)
+			img.parallel = p.parallel
 		} else {
 			img.layers = append(img.layers, flatLayer(opt.Parent, opt.ParentName))
+			img.parallel = !local(ctx, opt.Parent)
 		}
 	}
 	for _, w := range m.info.Warnings {
 		log.Warn("vhd: "+w, "image", opt.Name)
 	}
-	for _, l := range img.layers {
-		e, err := block.ExtentAt(ctx, l.file, 0, 1)
-		if l.file.Size() > 0 && (err != nil || e.File == nil && !e.Zero) {
-			img.parallel = true
-		}
+	if !local(ctx, file) {
+		img.parallel = true
 	}
 	img.plans.New = func() any { return new(plan) }
 	return img, nil
+}
+
+// local reports whether r's bytes lie in a host file.
+func local(ctx context.Context, r block.Reader) bool {
+	if r.Size() == 0 {
+		return true
+	}
+	e, err := block.ExtentAt(ctx, r, 0, 1)
+	return err == nil && (e.File != nil || e.Zero)
 }
 
 // Size returns the size of the disk that the guest saw, bytes.

@@ -181,3 +181,24 @@ func WriteAt(w io.WriterAt, b []byte, off int64) error {
 	}
 	return nil
 }
+
+// WriteData writes those runs of b to w at off that aren't zeros. grain is the
+// least run of zeros, in bytes and aligned to it within b, that is left out; w
+// must read as zeros there.
+func WriteData(w io.WriterAt, b []byte, off int64, grain int) error {
+	for i := 0; i < len(b); {
+		if Zero(b[i:min(i+grain, len(b))]) {
+			i += grain
+			continue
+		}
+		j := i + grain
+		for j < len(b) && !Zero(b[j:min(j+grain, len(b))]) {
+			j += grain
+		}
+		if err := WriteAt(w, b[i:min(j, len(b))], off+int64(i)); err != nil {
+			return err
+		}
+		i = j
+	}
+	return nil
+}
