@@ -117,12 +117,28 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignore
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
 	}
-	for _, group := range raw.GroupParts(names) {
-		f := &imageFile{name: group[0]}
+	inParts := make(map[string]bool)
+	for _, first := range names {
+		if _, number, ok := raw.SplitName(first); !ok || number > 1 || inParts[first] {
+			continue
+		}
+		group, err := raw.Parts(first, names)
+		if err != nil {
+			ignored = append(ignored, Ignored{Name: first, Reason: err.Error(), Damaged: true})
+			inParts[first] = true
+			continue
+		}
+		f := &imageFile{name: first}
 		for _, n := range group {
+			inParts[n] = true
 			f.parts = append(f.parts, byName[n])
 		}
 		files = append(files, f)
+	}
+	for _, n := range names {
+		if !inParts[n] {
+			files = append(files, &imageFile{name: n, parts: []origin.Entry{byName[n]}})
+		}
 	}
 	return files, ignored, nil
 }
@@ -171,9 +187,14 @@ func (s *Source) openFile(f *imageFile) (*hostFile, error) {
 	}
 	if len(readers) == 1 {
 		h.bytes = readers[0]
-	} else {
-		h.bytes = raw.Join(readers...)
+		return h, nil
 	}
+	joined, err := raw.Join(readers)
+	if err != nil {
+		h.close()
+		return nil, err
+	}
+	h.bytes = joined
 	return h, nil
 }
 
