@@ -97,7 +97,7 @@ func (v *View) outer(i int, id guestfs.ID) (guestfs.ID, error) {
 			return guestfs.ID{}, fmt.Errorf("inode space %d of %s is too large for the guest view: %w",
 				id.Sub, v.mounts[i].Volume, ondisk.ErrUnsupported)
 		}
-		id.Sub |= uint32(uint64(i) << v.shift)
+		id = v.Join(i, id)
 		j, ok := v.over[id]
 		if !ok {
 			return id, nil
@@ -108,12 +108,26 @@ func (v *View) outer(i int, id guestfs.ID) (guestfs.ID, error) {
 
 // inner turns an ID of the view into the tree's that it belongs to.
 func (v *View) inner(id guestfs.ID) (int, guestfs.Tree, guestfs.ID, error) {
-	i := uint64(id.Sub) >> v.shift
-	if i >= uint64(len(v.mounts)) {
+	i, inner := v.Split(id)
+	if i >= len(v.mounts) {
 		return 0, nil, guestfs.ID{}, fmt.Errorf("inode %d:%d: %w", id.Sub, id.Ino, guestfs.ErrNotExist)
 	}
+	return i, v.mounts[i].tree, inner, nil
+}
+
+// Split takes an ID of the view apart: the mount's index in Mounts, and the ID
+// within its filesystem.
+func (v *View) Split(id guestfs.ID) (mount int, inner guestfs.ID) {
+	mount = int(uint64(id.Sub) >> v.shift)
 	id.Sub &= uint32(uint64(1)<<v.shift - 1)
-	return int(i), v.mounts[i].tree, id, nil
+	return mount, id
+}
+
+// Join is the reverse of Split. The result is good for nothing when the view has
+// no such mount.
+func (v *View) Join(mount int, inner guestfs.ID) guestfs.ID {
+	inner.Sub |= uint32(uint64(mount) << v.shift)
+	return inner
 }
 
 // Root implements guestfs.Tree.
