@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	_ "time/tzdata" // zones for hosts that have none
 )
 
 func zone(t testing.TB, name string) *time.Location {
