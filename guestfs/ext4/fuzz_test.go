@@ -18,6 +18,8 @@ import (
 // memory is an image in memory.
 type memory struct{ *bytes.Reader }
 
+func newMemory(b []byte) memory { return memory{bytes.NewReader(b)} }
+
 // lines returns the offsets of the parts of an image that aren't zero, of 64
 // bytes each: changing the others is a waste.
 func lines(b []byte) []int {
@@ -76,7 +78,7 @@ func FuzzExt4(f *testing.F) {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		for _, replay := range []guestfs.Replay{guestfs.ReplayOn, guestfs.ReplayOff} {
-			tree, err := guestfs.Open(ctx, memory{bytes.NewReader(b)}, guestfs.Options{Replay: replay}, Format)
+			tree, err := guestfs.Open(ctx, newMemory(b), guestfs.Options{Replay: replay}, Format)
 			if err == nil {
 				fuzzWalk(t, ctx, tree)
 			}
@@ -153,7 +155,7 @@ func FuzzJBD2(f *testing.F) {
 	}
 	var logs []log
 	for _, name := range []string{"dirty", "fast"} {
-		img := memory{bytes.NewReader(readSeed(f, name))}
+		img := newMemory(readSeed(f, name))
 		sb, err := readSuper(context.Background(), img)
 		if err != nil {
 			f.Fatal(err)
@@ -178,14 +180,14 @@ func FuzzJBD2(f *testing.F) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
-		j, err := jbd2.Recover(ctx, memory{bytes.NewReader(patch(l.b, l.where, edits))}, l.opt)
+		j, err := jbd2.Recover(ctx, newMemory(patch(l.b, l.where, edits)), l.opt)
 		if err != nil {
 			if ctx.Err() != nil {
 				t.Error("took too long")
 			}
 			return
 		}
-		dev := memory{bytes.NewReader(make([]byte, l.opt.Blocks*uint64(l.opt.BlockSize)))}
+		dev := newMemory(make([]byte, l.opt.Blocks*uint64(l.opt.BlockSize)))
 		o := j.Overlay(dev)
 		whole := make([]byte, o.Size())
 		if err := block.ReadFull(ctx, o, whole, 0); err != nil {
