@@ -68,7 +68,7 @@ func diffNode(ctx context.Context, tree guestfs.Tree, n Node, w *Entry) (diffs [
 		bad("attributes: %v", err)
 		return diffs
 	}
-	if n.Type != 0 && n.Type != w.Attr.Mode&guestfs.ModeType {
+	if w.Fields&FieldMode != 0 && n.Type != 0 && n.Type != w.Attr.Mode&guestfs.ModeType {
 		bad("entry type %#o, want %#o", n.Type, w.Attr.Mode&guestfs.ModeType)
 	}
 	check := func(f Field, what string, got, want any) {

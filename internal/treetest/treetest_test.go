@@ -53,6 +53,7 @@ func TestDiff(t *testing.T) {
 		e.Fields &= FieldMode | FieldNlink | FieldSize | FieldContent | FieldXattrs
 		e.Xattrs = nil
 	}
+	want["/"].Fields = 0 // depends on the host's filesystem
 	for _, c := range []struct {
 		name string
 		tree fake
