@@ -30,7 +30,7 @@ const (
 	blockCacheBytes  = 8 << 20 // metadata blocks; the inodes of 30,000 files are 7.5 MiB
 	blockCacheMin    = 64      // blocks, however large
 	inodeCacheCount  = 4096    // decoded inodes of about 250 bytes
-	groupCacheCount  = 4096    // decoded group descriptors of 16 bytes
+	groupCacheCount  = 4096    // decoded group descriptors of 8 bytes
 	metaReadahead    = 4 << 10 // bytes fetched at once where blocks are smaller: what is needed next is seldom far
 	maxDamageReports = 4       // errors kept of one directory
 )
