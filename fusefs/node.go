@@ -29,16 +29,16 @@ const (
 	internedBit = 1 << (spaceShift - 1)
 )
 
-// The spaces of a slot. Volumes and guest-view members beyond the last space are
-// not shown; no machine is known that has so many.
+// The spaces of a slot. Volumes beyond the last space are not shown; no machine is
+// known that has so many. Mounts of the guest view beyond its last are interned.
 const (
-	spaceLayout    = 0   // the point's own directories and its disks
-	spaceView      = 1   // the guest view: its root volume, then the other members
-	spaceViewLast  = 127 // last member of the guest view
-	spaceVolume    = 128 // volumes/, one space each
-	spaceLast      = 255
-	maxViewMembers = spaceViewLast - spaceView + 1
-	maxVolumes     = spaceLast - spaceVolume + 1
+	spaceLayout   = 0   // the point's own directories and its disks
+	spaceView     = 1   // the guest view: its root volume, then the other mounts
+	spaceViewLast = 127 // last mount of the guest view with a space of its own
+	spaceVolume   = 128 // volumes/, one space each
+	spaceLast     = 255
+	maxViewMounts = spaceViewLast - spaceView + 1
+	maxVolumes    = spaceLast - spaceVolume + 1
 )
 
 // nodeID is a FUSE node id taken apart.

@@ -206,18 +206,20 @@ func (p *openPoint) tree(ctx context.Context, space uint8) (guestfs.Tree, error)
 	return nil, err
 }
 
-// node names an inode of the tree in a space by a node id. base is the space the
-// tree was entered by: spaceView, or a volume's.
+// node names an inode of a tree by a node id. base is the space the tree was
+// entered by: spaceView, or a volume's.
 func (p *openPoint) node(slot uint16, base uint8, id guestfs.ID) nodeID {
-	space, sub := base, id.Sub
+	space, inner := base, id
 	if base == spaceView {
-		member := guestview.MemberOf(id)
-		if member < maxViewMembers && guestview.Inner(id).Sub == 0 {
-			space, sub = uint8(spaceView+member), 0
+		var mount int
+		if mount, inner = p.view.view.Split(id); mount < maxViewMounts {
+			space += uint8(mount)
+		} else {
+			inner.Sub = 1 // intern it
 		}
 	}
-	if sub == 0 && id.Ino < internedBit {
-		return makeID(slot, space, id.Ino)
+	if inner.Sub == 0 && inner.Ino < internedBit {
+		return makeID(slot, space, inner.Ino)
 	}
 	return makeID(slot, base, p.tables[base].number(id))
 }
@@ -229,11 +231,11 @@ func (p *openPoint) inode(n nodeID) (id guestfs.ID, ok bool) {
 	if space <= spaceViewLast {
 		base = spaceView
 	}
-	if n.ino()&internedBit != 0 {
+	switch {
+	case n.ino()&internedBit != 0:
 		return p.tables[base].id(n.ino())
-	}
-	if base == spaceView {
-		return guestview.MemberID(int(space-spaceView), guestfs.ID{Ino: n.ino()}), true
+	case base == spaceView:
+		return p.view.view.Join(int(space-spaceView), guestfs.ID{Ino: n.ino()}), true
 	}
 	return guestfs.ID{Ino: n.ino()}, true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"yester/guestfs"
 	"yester/guestfs/guestview"
@@ -207,7 +208,7 @@ func (o *Opened) GuestView(ctx context.Context) (*guestview.View, error) {
 			tree, err := v.Tree(ctx)
 			switch {
 			case err == nil:
-				members = append(members, v.member(o, tree))
+				members = append(members, o.member(v, tree))
 			case ctx.Err() != nil:
 				return nil, err
 			case !errors.Is(err, ondisk.ErrFormat):
@@ -221,4 +222,13 @@ func (o *Opened) GuestView(ctx context.Context) (*guestview.View, error) {
 		}
 		return view, err
 	})
+}
+
+// member says what the guest view needs to know of a volume.
+func (o *Opened) member(v *OpenedVolume, tree guestfs.Tree) guestview.Member {
+	return guestview.Member{
+		Name: v.Name, Tree: tree,
+		Disk: slices.Index(o.Disks, v.Disk), Number: v.Number,
+		PartUUID: v.ID, PartLabel: v.Label,
+	}
 }

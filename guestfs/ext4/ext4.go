@@ -68,14 +68,20 @@ func Open(ctx context.Context, dev block.Reader, opt guestfs.Options) (*FS, erro
 		return nil, err
 	}
 	f := newFS(dev, sb, opt.Logger)
-	f.info = sb.info()
-	f.info.Journal = guestfs.JournalNone
+	state := guestfs.JournalNone
 	if sb.compat&compatHasJournal != 0 {
-		f.info.Journal = guestfs.JournalClean
+		state = guestfs.JournalClean
 	}
 	if sb.incompat&incompatRecover != 0 {
-		f.info.Journal = guestfs.JournalIgnored
+		state = guestfs.JournalIgnored
+		if opt.Replay == guestfs.ReplayOn {
+			if f, state, err = f.replay(ctx); err != nil {
+				return nil, fmt.Errorf("ext4: replaying the journal (hint: --replay=off shows the filesystem without it): %w", err)
+			}
+		}
 	}
+	f.info = f.sb.info()
+	f.info.Journal = state
 	if size := f.info.Size; size > dev.Size() {
 		f.log.Warn("ext4: the filesystem is larger than the device; what lies past its end can't be read",
 			"filesystem", size, "device", dev.Size())

@@ -344,3 +344,40 @@ func largeLayer(f *os.File, i int, size int64, parent [16]byte) error {
 	}
 	return b.finish()
 }
+
+// TestMkchain opens what testdata/mkchain makes.
+func TestMkchain(t *testing.T) {
+	dir := t.TempDir()
+	state := disk(3<<20, 21, 9)
+	args := []string{"run", "../../testdata/mkchain", "-o", dir, "-name", "web01"}
+	var states []readertest.Bytes
+	for i := range 3 {
+		path := filepath.Join(dir, fmt.Sprintf("state%d.raw", i))
+		if err := os.WriteFile(path, state, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, fmt.Sprintf("%s@2026-11-%dT02:30:00Z", path, 18+i))
+		states = append(states, slices.Clone(state))
+		change(state, uint64(i), 5)
+	}
+	out := strings.Fields(runTool(t, "go", args...))
+	if len(out) != 3 || filepath.Base(out[0]) != "web01-20261118T023000Z.vhd" || filepath.Base(out[2]) != "web01-20261120T023000Z.avhd" {
+		t.Fatalf("made %q", out)
+	}
+	var img imageformats.Image
+	for i, path := range out {
+		info, err := Format.Probe(t.Context(), openFile(t, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 && (info.Parent.Name != filepath.Base(out[i-1]) || len(info.Parent.Locators) != 2 || info.Parent.Locators[0].Path != `.\`+info.Parent.Name) {
+			t.Errorf("parent of %s: %+v", path, info.Parent)
+		}
+		st, err := os.Stat(path)
+		if err != nil || !st.ModTime().Equal(info.Created) || info.Created.Day() != 18+i {
+			t.Errorf("%s of %v, modified %v, %v", path, info.Created, st.ModTime(), err)
+		}
+		img = openImage(t, path, img)
+		readertest.Run(t, img, states[i])
+	}
+}
