@@ -199,6 +199,47 @@ func (f *FS) ReadDir(ctx context.Context, dir guestfs.ID, from uint64, emit func
 	if err != nil {
 		return err
 	}
+	if f.fast != nil {
+		if d := f.fast.dirs[in.ino]; d != nil {
+			return f.readFastDir(ctx, in, d, from, emit)
+		}
+	}
+	return f.readDirDisk(ctx, in, from, emit)
+}
+
+// readFastDir is ReadDir of a directory that fast commits changed.
+func (f *FS) readFastDir(ctx context.Context, in *inode, d *fastDir, from uint64, emit func(guestfs.Dirent) bool) error {
+	var err error
+	if !d.fresh && from < fastCookie {
+		more := true
+		err = f.readDirDisk(ctx, in, from, func(e guestfs.Dirent) bool {
+			if !d.removed[e.Name] {
+				more = emit(e)
+			}
+			return more
+		})
+		if !more {
+			return err
+		}
+	}
+	start := uint64(0)
+	if from > fastCookie {
+		start = from - fastCookie
+	}
+	for i := start; i < uint64(len(d.added)); i++ {
+		e := d.added[i]
+		if e.ino == 0 {
+			continue
+		}
+		if !emit(guestfs.Dirent{Name: e.name, ID: guestfs.ID{Ino: uint64(e.ino)}, Next: fastCookie + i + 1}) {
+			break
+		}
+	}
+	return err
+}
+
+// readDirDisk is ReadDir of what lies on the disk.
+func (f *FS) readDirDisk(ctx context.Context, in *inode, from uint64, emit func(guestfs.Dirent) bool) error {
 	w := &emitter{f: f, in: in, from: from, emit: emit}
 	if in.flags&flInline != 0 {
 		err := f.inlineDir(ctx, in, func(b []byte, base uint64) bool { return w.part(b, base) })
@@ -260,8 +301,26 @@ func (f *FS) Lookup(ctx context.Context, dir guestfs.ID, name string) (guestfs.I
 	return guestfs.ID{Ino: uint64(ino)}, nil
 }
 
-// lookup finds name by its hash where the directory is hashed, else block by block.
+// lookup finds name among what fast commits changed, then on the disk.
 func (f *FS) lookup(ctx context.Context, in *inode, name string) (uint32, error) {
+	if f.fast == nil {
+		return f.lookupDisk(ctx, in, name)
+	}
+	d := f.fast.dirs[in.ino]
+	if d == nil {
+		return f.lookupDisk(ctx, in, name)
+	}
+	if i := d.find(name); i >= 0 {
+		return d.added[i].ino, nil
+	}
+	if d.fresh || d.removed[name] {
+		return 0, guestfs.ErrNotExist
+	}
+	return f.lookupDisk(ctx, in, name)
+}
+
+// lookupDisk finds name by its hash where the directory is hashed, else block by block.
+func (f *FS) lookupDisk(ctx context.Context, in *inode, name string) (uint32, error) {
 	fold := in.flags&flCasefold != 0 && f.sb.incompat&incompatCasefold != 0
 	if in.flags&flInline != 0 {
 		return f.lookupInline(ctx, in, name, fold)

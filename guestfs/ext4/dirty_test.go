@@ -60,6 +60,9 @@ func checkDirty(t *testing.T, args []string, options string, work func(*testing.
 	t.Logf("%d of %d copies were dirty", replayed, copies)
 }
 
+// fastSeen counts the trees of compareDirty that had fast commits.
+var fastSeen int
+
 // compareDirty compares this reader's view of image with the kernel's after its
 // recovery; the kernel gets a copy. It reports whether there was a replay.
 func compareDirty(t *testing.T, image, options string, ignore treetest.Field) bool {
@@ -78,6 +81,9 @@ func compareDirty(t *testing.T, image, options string, ignore treetest.Field) bo
 		e.Fields &^= ignore
 	}
 	treetest.Compare(t, tree, want)
+	if tree.(*FS).fast != nil {
+		fastSeen++
+	}
 	state := tree.Info().Journal
 	if state != guestfs.JournalReplayed && state != guestfs.JournalClean {
 		t.Errorf("journal %q", state)

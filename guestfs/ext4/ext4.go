@@ -46,6 +46,8 @@ type FS struct {
 	blockCache *cache[*metaBlock]
 	inodeCache *cache[*inode]
 	groupCache *cache[group]
+
+	fast *fastCommits // nil unless the journal held any
 }
 
 var _ guestfs.Tree = (*FS)(nil)

@@ -23,10 +23,24 @@ func (f *FS) mapBlock(ctx context.Context, in *inode, lblk uint64) (run, error) 
 	if lblk >= math.MaxUint32 {
 		return run{}, ondisk.Corruptf(format, in.name(), -1, "block %d can't be mapped (size %d)", lblk, in.size)
 	}
-	if in.flags&flExtents != 0 {
-		return f.mapExtent(ctx, in, uint32(lblk))
+	if in.fast == nil {
+		return f.mapDisk(ctx, in, uint32(lblk))
 	}
-	return f.mapIndirect(ctx, in, uint32(lblk))
+	r, ok, limit := in.fast.mapFast(lblk)
+	if ok {
+		return r, nil
+	}
+	r, err := f.mapDisk(ctx, in, uint32(lblk))
+	r.n = min(r.n, limit-lblk)
+	return r, err
+}
+
+// mapDisk is mapBlock by what lies on the disk.
+func (f *FS) mapDisk(ctx context.Context, in *inode, lblk uint32) (run, error) {
+	if in.flags&flExtents != 0 {
+		return f.mapExtent(ctx, in, lblk)
+	}
+	return f.mapIndirect(ctx, in, lblk)
 }
 
 // mapExtent finds lblk in the extent tree, one binary search a level.

@@ -19,10 +19,59 @@ func (f *FS) group(ctx context.Context, g uint32) (group, error) {
 		return d, nil
 	}
 	d, err := f.loadGroup(ctx, g, f.descBlock(g))
+	for i := 0; err != nil && i < maxBackups && ctx.Err() == nil; i++ {
+		blk, ok := f.backupDescBlock(g, i)
+		if !ok {
+			break
+		}
+		if b, err2 := f.loadGroup(ctx, g, blk); err2 == nil && f.sb.hasGroupCsum() {
+			// What is read of a descriptor never changes, so a copy is as good.
+			f.log.Warn("ext4: using the copy of a group descriptor", "block", blk, "error", err)
+			d, err = b, nil
+		}
+	}
 	if err != nil {
 		return group{}, err
 	}
 	return f.groupCache.put(uint64(g), d), nil
+}
+
+// maxBackups is how many copies of a damaged descriptor are tried.
+const maxBackups = 3
+
+// hasGroupCsum reports whether group descriptors have checksums. Without, a copy
+// is no more believable than the original.
+func (sb *superblock) hasGroupCsum() bool { return sb.roCompat&(roMetadataCsum|roGDTCsum) != 0 }
+
+// backupDescBlock returns the block of the i-th copy of the descriptor of group
+// g: behind the copies of the superblock, or with meta_bg in the second and the
+// last group of the meta group.
+func (f *FS) backupDescBlock(g uint32, i int) (uint64, bool) {
+	sb := f.sb
+	perBlock := sb.blockSize() / sb.descSize
+	nr := g / perBlock
+	first := func(group uint32) uint64 {
+		return uint64(sb.firstDataBlock) + uint64(group)*uint64(sb.blocksPerGroup)
+	}
+	if sb.incompat&incompatMetaBG != 0 && nr >= sb.firstMetaBG {
+		home := nr*perBlock + [...]uint32{1, perBlock - 1, 0}[i]
+		if i > 1 || home >= sb.groups {
+			return 0, false
+		}
+		blk := first(home)
+		if sb.hasSuper(home) {
+			blk++
+		}
+		return blk, true
+	}
+	homes := [maxBackups]uint32{1, 3, 5} // hold copies with and without sparse_super
+	if sb.compat&compatSparseSuper2 != 0 {
+		homes = [maxBackups]uint32{sb.backupBGs[0], sb.backupBGs[1]}
+	}
+	if home := homes[i]; home > 0 && home < sb.groups {
+		return first(home) + 1 + uint64(nr), true
+	}
+	return 0, false
 }
 
 // descBlock returns the block that holds the primary descriptor of group g.
@@ -58,7 +107,7 @@ func (f *FS) loadGroup(ctx context.Context, g uint32, blk uint64) (group, error)
 	at := g % (sb.blockSize() / sb.descSize) * sb.descSize
 	d := m.data[at : at+sb.descSize]
 	off := int64(blk)<<sb.blockBits + int64(at)
-	if sb.roCompat&(roMetadataCsum|roGDTCsum) != 0 {
+	if sb.hasGroupCsum() {
 		if got, want := sb.groupChecksum(g, d), le.Uint16(d[gdChecksum:]); got != want {
 			return group{}, ondisk.Corruptf(format, "group descriptor checksum", off+gdChecksum,
 				"group %d: computed %#04x, stored %#04x", g, got, want)

@@ -26,6 +26,8 @@ type inode struct {
 
 	atime, mtime, ctime, btime guestfs.Time
 	block                      [inBlockSize]byte // i_block
+
+	fast *fastInode // nil unless a fast commit changed the inode
 }
 
 func (in *inode) isDir() bool { return in.mode&guestfs.ModeType == guestfs.ModeDir }
@@ -58,6 +60,11 @@ func (f *FS) byID(ctx context.Context, id guestfs.ID) (*inode, error) {
 
 // inode returns inode ino, reserved ones included.
 func (f *FS) inode(ctx context.Context, ino uint32) (*inode, error) {
+	if f.fast != nil {
+		if c := f.fast.inodes[ino]; c != nil {
+			return c.in, nil
+		}
+	}
 	if in, ok := f.inodeCache.get(uint64(ino)); ok {
 		return in, nil
 	}
@@ -68,24 +75,13 @@ func (f *FS) inode(ctx context.Context, ino uint32) (*inode, error) {
 	return f.inodeCache.put(uint64(ino), in), nil
 }
 
-// loadInode reads, verifies and decodes inode ino.
+// loadInode reads, verifies and decodes inode ino from the inode table.
 func (f *FS) loadInode(ctx context.Context, ino uint32) (*inode, error) {
-	sb := f.sb
-	if ino == 0 || uint64(ino) > sb.inodes {
-		return nil, ondisk.Corruptf(format, fmt.Sprintf("inode %d", ino), -1, "outside 1..%d", sb.inodes)
-	}
-	g, at := (ino-1)/sb.inodesPerGroup, uint64((ino-1)%sb.inodesPerGroup)*uint64(sb.inodeSize)
-	gr, err := f.group(ctx, g)
+	raw, blk, off, err := f.inodeBytes(ctx, ino)
 	if err != nil {
-		return nil, fmt.Errorf("inode %d: %w", ino, err)
+		return nil, err
 	}
-	blk, off := gr.inodeTable+at>>sb.blockBits, uint32(at)&(sb.blockSize()-1)
-	end := gr.inodeTable + (uint64(sb.inodesPerGroup)*uint64(sb.inodeSize)+uint64(sb.blockSize())-1)>>sb.blockBits
-	m, err := f.blockAhead(ctx, blk, end, "inode table")
-	if err != nil {
-		return nil, fmt.Errorf("inode %d: %w", ino, err)
-	}
-	in, err := f.decodeInode(ino, m.data[off:off+sb.inodeSize], int64(blk)<<sb.blockBits+int64(off))
+	in, err := f.decodeInode(ino, raw, int64(blk)<<f.sb.blockBits+int64(off), true)
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +89,30 @@ func (f *FS) loadInode(ctx context.Context, ino uint32) (*inode, error) {
 	return in, nil
 }
 
-// decodeInode decodes a raw inode, which lies at byte pos of the device.
-func (f *FS) decodeInode(ino uint32, raw []byte, pos int64) (*inode, error) {
+// inodeBytes returns the raw inode ino, and the block and the offset in it where
+// it lies.
+func (f *FS) inodeBytes(ctx context.Context, ino uint32) (raw []byte, blk uint64, off uint32, err error) {
+	sb := f.sb
+	if ino == 0 || uint64(ino) > sb.inodes {
+		return nil, 0, 0, ondisk.Corruptf(format, fmt.Sprintf("inode %d", ino), -1, "outside 1..%d", sb.inodes)
+	}
+	g, at := (ino-1)/sb.inodesPerGroup, uint64((ino-1)%sb.inodesPerGroup)*uint64(sb.inodeSize)
+	gr, err := f.group(ctx, g)
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("inode %d: %w", ino, err)
+	}
+	blk, off = gr.inodeTable+at>>sb.blockBits, uint32(at)&(sb.blockSize()-1)
+	end := gr.inodeTable + (uint64(sb.inodesPerGroup)*uint64(sb.inodeSize)+uint64(sb.blockSize())-1)>>sb.blockBits
+	m, err := f.blockAhead(ctx, blk, end, "inode table")
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("inode %d: %w", ino, err)
+	}
+	return m.data[off : off+sb.inodeSize], blk, off, nil
+}
+
+// decodeInode decodes a raw inode, which lies at byte pos of the device, and
+// verifies its checksum unless it comes from elsewhere.
+func (f *FS) decodeInode(ino uint32, raw []byte, pos int64, verify bool) (*inode, error) {
 	le := binary.LittleEndian
 	sb := f.sb
 	in := &inode{
@@ -110,7 +128,7 @@ func (f *FS) decodeInode(ino uint32, raw []byte, pos int64) (*inode, error) {
 	copy(in.block[:], raw[inBlock:])
 	if sb.metadataCsum() {
 		in.seed = sb.inodeSeed(ino, in.gen)
-		if sb.creatorOS == osLinux && !inodeChecksumOK(in.seed, raw) {
+		if verify && sb.creatorOS == osLinux && !inodeChecksumOK(in.seed, raw) {
 			return nil, ondisk.Corruptf(format, in.name(), pos, "wrong checksum")
 		}
 	}
@@ -164,6 +182,9 @@ func (f *FS) decodeInode(ino uint32, raw []byte, pos int64) (*inode, error) {
 
 // raw returns the inode's bytes in the inode table, already verified.
 func (f *FS) raw(ctx context.Context, in *inode) ([]byte, error) {
+	if in.fast != nil {
+		return in.fast.raw, nil
+	}
 	m, err := f.block(ctx, in.tableBlock, "inode table")
 	if err != nil {
 		return nil, err

@@ -48,6 +48,16 @@ func (f *FS) replay(ctx context.Context) (*FS, guestfs.Journal, error) {
 	if after.blockBits != sb.blockBits {
 		return nil, "", ondisk.Corruptf(format, "superblock", superOffset, "the journal changes the block size")
 	}
-	f.log.Info("ext4: journal replayed in memory", "journal", j.String())
-	return newFS(dev, after, f.log), guestfs.JournalReplayed, nil
+	g := newFS(dev, after, f.log)
+	tags, err := g.scanFast(ctx, j)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(tags) > 0 {
+		if err := g.applyFast(ctx, tags); err != nil {
+			return nil, "", err
+		}
+	}
+	f.log.Info("ext4: journal replayed in memory", "journal", j.String(), "fast commit tags", len(tags))
+	return g, guestfs.JournalReplayed, nil
 }

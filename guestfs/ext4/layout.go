@@ -221,3 +221,23 @@ const (
 	xaIdxSystem  = 7
 	xaIdxHurd    = 10
 )
+
+// Fast commits (fs/ext4/fast_commit.h; doc: journal.rst, "Fast commits"): blocks
+// full of tags, each followed by a value of the length it gives.
+const (
+	fcTagLen  = 4 // struct ext4_fc_tl: tag and length, 16 bits each
+	fcAdd     = 1 // EXT4_FC_TAG_*
+	fcDel     = 2
+	fcCreat   = 3
+	fcLink    = 4
+	fcUnlink  = 5
+	fcInode   = 6
+	fcPad     = 7
+	fcTail    = 8
+	fcHead    = 9
+	fcAddSize = 16 // struct ext4_fc_add_range: an inode number and a struct ext4_extent
+	fcDelSize = 12 // struct ext4_fc_del_range: inode, first block, count
+	fcDentry  = 8  // struct ext4_fc_dentry_info: parent, inode, name
+	fcIno     = 4  // struct ext4_fc_inode: inode number, raw inode
+	fcEnds    = 8  // struct ext4_fc_head: features, transaction; struct ext4_fc_tail: transaction, checksum
+)

@@ -2,14 +2,12 @@ package gpt
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,26 +15,14 @@ import (
 
 	"yester/internal/block"
 	"yester/internal/ondisk"
+	"yester/internal/volumetest"
 	"yester/volume"
 )
 
 // disk unpacks one of the disks that ../testdata.sh made.
 func disk(t testing.TB, name string) []byte {
 	t.Helper()
-	f, err := os.Open("testdata/" + name + ".gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return volumetest.Disk(t, "testdata/"+name+".gz")
 }
 
 // seal makes the checksums of the header at lba right again.
@@ -251,33 +237,19 @@ func TestSectorSize(t *testing.T) {
 	}
 }
 
-// broken fails reads that touch [from, to).
-type broken struct {
-	*bytes.Reader
-	from, to int64
-	err      error
-}
-
-func (b broken) ReadAt(p []byte, off int64) (int, error) {
-	if off < b.to && off+int64(len(p)) > b.from {
-		return 0, b.err
-	}
-	return b.Reader.ReadAt(p, off)
-}
-
 // TestReadErrors: a primary that can't be read is served by the backup; when
 // nothing can be read, the error is the reader's own, neither ErrFormat (which
 // would present the disk as one volume) nor ErrCorrupt.
 func TestReadErrors(t *testing.T) {
 	b := disk(t, "gpt512")
 	cause := errors.New("medium error")
-	dev := broken{bytes.NewReader(b), 512, 1024, cause}
+	dev := volumetest.Broken{Reader: bytes.NewReader(b), From: 512, To: 1024, Err: cause}
 	table, err := open(t.Context(), dev, volume.Options{})
 	if err != nil || len(table.Warnings) != 1 || !strings.Contains(table.Warnings[0], "medium error") {
 		t.Errorf("primary unreadable: %+v, %v", table, err)
 	}
 	for _, from := range []int64{0, 512} {
-		dev := broken{bytes.NewReader(b), from, int64(len(b)), cause}
+		dev := volumetest.Broken{Reader: bytes.NewReader(b), From: from, To: int64(len(b)), Err: cause}
 		_, err = open(t.Context(), dev, volume.Options{})
 		if !errors.Is(err, cause) || errors.Is(err, ondisk.ErrFormat) || errors.Is(err, ondisk.ErrCorrupt) {
 			t.Errorf("all unreadable from %d: %v", from, err)
@@ -349,27 +321,6 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(table.Warnings) > 64 {
-			t.Errorf("%d warnings", len(table.Warnings))
-		}
-		p := make([]byte, 1000)
-		for _, v := range table.Volumes[:min(len(table.Volumes), 50)] {
-			if v.Start < 0 || v.Size() < 1 || v.Start > math.MaxInt64-v.Size() {
-				t.Fatalf("%s: start %d, size %d", v.Name, v.Start, v.Size())
-			}
-			for _, off := range []int64{0, v.Size() - 1, int64(len(b)) - v.Start - 5} {
-				if off < 0 || off >= v.Size() {
-					continue
-				}
-				n, err := v.ReadAt(p, off)
-				there := max(0, min(int64(len(p)), v.Size()-off, int64(len(b))-v.Start-off))
-				if int64(n) != there || n > 0 && !bytes.Equal(p[:n], b[v.Start+off:][:n]) {
-					t.Fatalf("%s: read %d bytes at %d, want %d", v.Name, n, off, there)
-				}
-				if (err == nil) != (n == len(p)) || err == io.EOF && off+int64(n) != v.Size() {
-					t.Fatalf("%s: read %d bytes at %d: %v", v.Name, n, off, err)
-				}
-			}
-		}
+		volumetest.Check(t, table, b, 50)
 	})
 }

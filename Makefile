@@ -1,0 +1,59 @@
+# yester's commands for people and for CI. What a target needs beyond Go it
+# installs by apt (testdata/deps.sh says what).
+
+GO      ?= go
+BIN     := bin/yester
+LINT    := .cache/golangci-lint
+LINTVER := v2.5.0
+
+export GOFLAGS ?= -buildvcs=auto
+
+.PHONY: build demo test race lint bench fuzz corpus docs install clean
+
+build: ## static binary in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-s -o $(BIN) ./cmd/yester
+
+demo: build ## a dated VHD chain of a real disk, mounted, a deleted file copied back
+	@testdata/deps.sh demo
+	@PATH="$(CURDIR)/bin:$$PATH" GO="$(GO)" testdata/demo.sh
+
+test: ## all tests, with the field's own tools and the kernel as judges
+	@testdata/deps.sh test
+	$(GO) test -timeout 20m ./...
+
+race: ## the same under the race detector
+	@testdata/deps.sh test
+	$(GO) test -race -timeout 40m ./...
+
+lint: $(LINT)/golangci-lint ## formatting, vet, static analysis, import rules
+	$(LINT)/golangci-lint run ./...
+
+$(LINT)/golangci-lint:
+	GOFLAGS= GOBIN="$(CURDIR)/$(LINT)" $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINTVER)
+
+bench: build ## compare with the peers in one run; prints ratios
+	@testdata/deps.sh bench
+	YESTER=$(CURDIR)/$(BIN) testdata/bench/run.sh
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz target for FUZZTIME (30s)
+	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" testdata/fuzz.sh
+
+CORPUS ?= ../shared/corpus
+corpus: ## the readers against a folder of foreign images, where there is one
+	CORPUS="$(CORPUS)" GO="$(GO)" testdata/corpus.sh
+
+docs: build ## man pages and shell completions in dist/
+	$(BIN) gen-docs dist
+
+PREFIX ?= /usr/local
+install: build ## binary, mount helper, man pages, completions, systemd units
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/yester
+	install -d $(DESTDIR)/sbin && ln -sf $(PREFIX)/bin/yester $(DESTDIR)/sbin/mount.yester
+	$(BIN) gen-docs dist
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 && install -m 644 dist/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -D -m 644 dist/completions/yester.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/yester
+	install -D -m 644 docs/systemd/yester@.service $(DESTDIR)/etc/systemd/system/yester@.service
+
+clean:
+	rm -rf bin dist .cache

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Installs by apt what `make demo`, `make test` or `make bench` need and this
+# machine lacks; says what. Usage: deps.sh demo|test|bench
+set -eu
+
+# package:command that tells whether it is there
+demo="e2fsprogs:mkfs.ext4 fuse3:fusermount3"
+test="$demo qemu-utils:qemu-img qemu-system-common:qemu-storage-daemon fdisk:sfdisk gdisk:sgdisk attr:setfattr acl:setfacl
+ xfsprogs:mkfs.xfs dosfstools:mkfs.vfat exfatprogs:mkfs.exfat ntfs-3g:mkntfs parted:parted util-linux:partx
+ libvhdi-utils:vhdimount psmisc:fuser tzdata:-/usr/share/zoneinfo/Europe/Berlin libiscsi-bin:iscsi-test-cu
+ qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so"
+
+case "${1:-}" in
+demo) want=$demo ;;
+test) want=$test ;;
+bench) want="$test time:-/usr/bin/time tgt:tgtd" ;;
+*) echo "usage: $0 demo|test|bench" >&2; exit 2 ;;
+esac
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+for entry in $want; do
+	package=${entry%%:*} probe=${entry#*:}
+	case $probe in
+	-*) [ -e "${probe#-}" ] || missing="$missing $package" ;;
+	*) command -v "$probe" >/dev/null 2>&1 || missing="$missing $package" ;;
+	esac
+done
+[ -n "$missing" ] || exit 0
+echo "installing by apt:$missing" >&2
+sudo=
+if [ "$(id -u)" != 0 ]; then
+	sudo=sudo
+	command -v sudo >/dev/null || { echo "not root, and no sudo: install these packages by hand:$missing" >&2; exit 1; }
+fi
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086
+$sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 || {
+	$sudo apt-get update -qq
+	$sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}

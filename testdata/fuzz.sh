@@ -1,0 +1,12 @@
+#!/bin/sh
+# Runs every fuzz target of the module for FUZZTIME, one after the other.
+set -eu
+go=${GO:-go} each=${FUZZTIME:-30s}
+status=0
+for pkg in $($go list ./...); do
+	for target in $($go test -list '^Fuzz' "$pkg" | grep '^Fuzz' || true); do
+		echo "== $pkg $target"
+		$go test -run '^$' -fuzz "^$target\$" -fuzztime "$each" "$pkg" || status=1
+	done
+done
+exit $status
