@@ -6,12 +6,10 @@ BIN     := bin/yester
 LINT    := .cache/golangci-lint
 LINTVER := v2.5.0
 
-export GOFLAGS ?= -buildvcs=auto
-
 .PHONY: build demo test race lint bench fuzz corpus docs install clean
 
 build: ## static binary in bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-s -o $(BIN) ./cmd/yester
+	CGO_ENABLED=0 $(GO) build -buildvcs=auto -trimpath -ldflags=-s -o $(BIN) ./cmd/yester
 
 demo: build ## a dated VHD chain of a real disk, mounted, a deleted file copied back
 	@testdata/deps.sh demo
@@ -33,7 +31,7 @@ $(LINT)/golangci-lint:
 
 bench: build ## compare with the peers in one run; prints ratios
 	@testdata/deps.sh bench
-	YESTER=$(CURDIR)/$(BIN) testdata/bench/run.sh
+	$(GO) run ./testdata/bench -yester $(CURDIR)/$(BIN)
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME (30s)

@@ -363,11 +363,12 @@ func hash(n nodeID) uint64 { return uint64(n) * 0x9E3779B97F4A7C15 >> 32 }
 
 // stats are what status shows of a mount.
 type stats struct {
-	busy   atomic.Int64 // requests being served
-	last   atomic.Int64 // end of the last request, Unix nanoseconds
-	reads  atomic.Int64
-	bytes  atomic.Int64
-	errors atomic.Int64
+	busy    atomic.Int64 // requests being served
+	last    atomic.Int64 // end of the last request, Unix nanoseconds
+	reads   atomic.Int64
+	bytes   atomic.Int64
+	spliced atomic.Int64 // of bytes: those that never went through this process
+	errors  atomic.Int64
 }
 
 func (s *stats) begin() { s.busy.Add(1) }

@@ -202,20 +202,21 @@ func (m *Mount) Wait() {
 
 // Stats is a snapshot of what a mount has done.
 type Stats struct {
-	Points int       `json:"points"`       // that can be seen, over all machines
-	Open   int       `json:"open"`         // of them, opened right now
-	Reads  int64     `json:"reads"`        // READ requests served
-	Bytes  int64     `json:"bytes"`        // bytes they asked for
-	Errors int64     `json:"errors"`       // requests that failed because of the source
-	Busy   int64     `json:"busy"`         // requests being served
-	Last   time.Time `json:"last_request"` // end of the last request
+	Points  int       `json:"points"`       // that can be seen, over all machines
+	Open    int       `json:"open"`         // of them, opened right now
+	Reads   int64     `json:"reads"`        // READ requests served
+	Bytes   int64     `json:"bytes"`        // bytes they asked for
+	Spliced int64     `json:"spliced"`      // of them, those that never went through the process
+	Errors  int64     `json:"errors"`       // requests that failed because of the source
+	Busy    int64     `json:"busy"`         // requests being served
+	Last    time.Time `json:"last_request"` // end of the last request
 }
 
 // Stats returns a snapshot.
 func (m *Mount) Stats() Stats {
 	s := &m.fs.stats
 	st := Stats{
-		Reads: s.reads.Load(), Bytes: s.bytes.Load(), Errors: s.errors.Load(),
+		Reads: s.reads.Load(), Bytes: s.bytes.Load(), Spliced: s.spliced.Load(), Errors: s.errors.Load(),
 		Busy: s.busy.Load(), Last: time.Unix(0, s.last.Load()).UTC(),
 	}
 	m.fs.cat.mu.Lock()

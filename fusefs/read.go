@@ -56,6 +56,7 @@ func (f *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 			return nil, f.fail("read", n, "", err)
 		}
 		if res != nil {
+			f.stats.spliced.Add(want)
 			return res, fuse.OK
 		}
 	}

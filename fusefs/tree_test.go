@@ -285,3 +285,19 @@ func TestSeekHole(t *testing.T) {
 		t.Errorf("SEEK_DATA behind the last data: %v, want ENXIO", err)
 	}
 }
+
+// TestLargeReadsAreSpliced guards what no content test can see: that every stage
+// between the mount and the host file passes on where the bytes lie.
+func TestLargeReadsAreSpliced(t *testing.T) {
+	source, states := chain(t)
+	dir, m := mount(t, source, fusefs.Options{Logger: quiet(t)})
+	for _, path := range []string{"files/var/big.bin", "volumes/disk/var/sparse.bin", "disks/web01.raw"} {
+		before := m.Stats()
+		hash(t, filepath.Join(dir, states[1].id, path))
+		after := m.Stats()
+		read, spliced := after.Bytes-before.Bytes, after.Spliced-before.Spliced
+		if read == 0 || spliced < read*3/4 {
+			t.Errorf("%s: %d of %d bytes were spliced", path, spliced, read)
+		}
+	}
+}

@@ -50,7 +50,7 @@ func (f *FS) blockAhead(ctx context.Context, blk, limit uint64, what string) (*m
 		return m, nil
 	}
 	bs := uint64(f.sb.blockSize())
-	n := min(inodeReadahead/bs, limit-blk, f.sb.blocks-min(blk, f.sb.blocks))
+	n := min(metaReadahead/bs, limit-blk, f.sb.blocks-min(blk, f.sb.blocks))
 	if n < 2 {
 		return f.block(ctx, blk, what)
 	}

@@ -16,10 +16,14 @@ func crc32c(crc uint32, p []byte) uint32 {
 	return ^crc32.Update(^crc, castagnoli, p)
 }
 
+// crc32cLE continues the checksum over v as four bytes, little-endian. Done here
+// by the table, because a buffer for hash/crc32 would be an allocation.
 func crc32cLE(crc, v uint32) uint32 {
-	var b [4]byte
-	binary.LittleEndian.PutUint32(b[:], v)
-	return crc32c(crc, b[:])
+	for range 4 {
+		crc = castagnoli[byte(crc)^byte(v)] ^ crc>>8
+		v >>= 8
+	}
+	return crc
 }
 
 // crc16Table is of the reflected polynomial 0xA001 (x^16+x^15+x^2+1), which

@@ -147,6 +147,7 @@ type emitter struct {
 	in   *inode
 	from uint64
 	emit func(guestfs.Dirent) bool
+	code *nameCoder // of an encrypted directory
 	errs []error
 }
 
@@ -173,11 +174,15 @@ func (w *emitter) part(b []byte, base uint64) bool {
 		if next <= w.from || e.skip() {
 			continue
 		}
-		if names == "" {
-			names = string(b)
-		}
 		d := guestfs.Dirent{ID: guestfs.ID{Ino: uint64(e.ino)}, Next: next}
-		d.Name = names[at+deName : at+deName+len(e.name)]
+		if w.code != nil {
+			d.Name = w.code.shown(b, at, &e)
+		} else {
+			if names == "" {
+				names = string(b)
+			}
+			d.Name = names[at+deName : at+deName+len(e.name)]
+		}
 		if int(e.typ&7) == int(e.typ) {
 			d.Type = fileTypes[e.typ]
 		}
@@ -240,7 +245,11 @@ func (f *FS) readFastDir(ctx context.Context, in *inode, d *fastDir, from uint64
 
 // readDirDisk is ReadDir of what lies on the disk.
 func (f *FS) readDirDisk(ctx context.Context, in *inode, from uint64, emit func(guestfs.Dirent) bool) error {
-	w := &emitter{f: f, in: in, from: from, emit: emit}
+	code, err := f.nameCoder(ctx, in)
+	if err != nil {
+		return err
+	}
+	w := &emitter{f: f, in: in, from: from, emit: emit, code: code}
 	if in.flags&flInline != 0 {
 		err := f.inlineDir(ctx, in, func(b []byte, base uint64) bool { return w.part(b, base) })
 		return errors.Join(append(w.errs, err)...)
@@ -321,6 +330,9 @@ func (f *FS) lookup(ctx context.Context, in *inode, name string) (uint32, error)
 
 // lookupDisk finds name by its hash where the directory is hashed, else block by block.
 func (f *FS) lookupDisk(ctx context.Context, in *inode, name string) (uint32, error) {
+	if in.flags&flEncrypt != 0 && f.sb.incompat&incompatEncrypt != 0 {
+		return f.lookupEncrypted(ctx, in, name)
+	}
 	fold := in.flags&flCasefold != 0 && f.sb.incompat&incompatCasefold != 0
 	if in.flags&flInline != 0 {
 		return f.lookupInline(ctx, in, name, fold)

@@ -27,13 +27,12 @@ var Format = guestfs.Format{Name: "ext4", Probe: probe, Open: open}
 
 // Limits of what a mounted filesystem keeps in memory.
 const (
-	blockCacheBytes  = 4 << 20 // metadata blocks
+	blockCacheBytes  = 8 << 20 // metadata blocks; the inodes of 30,000 files are 7.5 MiB
 	blockCacheMin    = 64      // blocks, however large
-	inodeCacheCount  = 8192    // decoded inodes of about 250 bytes
+	inodeCacheCount  = 4096    // decoded inodes of about 250 bytes
 	groupCacheCount  = 4096    // decoded group descriptors of 16 bytes
-	maxXattrIbody    = 1 << 16 // bytes: larger inodes don't exist (the largest block)
-	inodeReadahead   = 16 << 10
-	maxDamageReports = 4 // errors kept of one directory
+	metaReadahead    = 4 << 10 // bytes fetched at once where blocks are smaller: what is needed next is seldom far
+	maxDamageReports = 4       // errors kept of one directory
 )
 
 // FS is an opened filesystem. It implements guestfs.Tree.

@@ -18,15 +18,23 @@ func (f *FS) group(ctx context.Context, g uint32) (group, error) {
 	if d, ok := f.groupCache.get(uint64(g)); ok {
 		return d, nil
 	}
-	d, err := f.loadGroup(ctx, g, f.descBlock(g))
+	d, err := f.loadGroup(ctx, g, f.descBlock(g), true)
 	for i := 0; err != nil && i < maxBackups && ctx.Err() == nil; i++ {
 		blk, ok := f.backupDescBlock(g, i)
 		if !ok {
 			break
 		}
-		if b, err2 := f.loadGroup(ctx, g, blk); err2 == nil && f.sb.hasGroupCsum() {
+		if b, err2 := f.loadGroup(ctx, g, blk, true); err2 == nil && f.sb.hasGroupCsum() {
 			// What is read of a descriptor never changes, so a copy is as good.
 			f.log.Warn("ext4: using the copy of a group descriptor", "block", blk, "error", err)
+			d, err = b, nil
+		}
+	}
+	if err != nil && f.sb.metadataCsum() && f.sb.creatorOS == osLinux && ctx.Err() == nil {
+		// Every inode's checksum covers its number: one that is read from a wrong
+		// place is found out. The kernel mounts this read-only, too.
+		if b, err2 := f.loadGroup(ctx, g, f.descBlock(g), false); err2 == nil {
+			f.log.Warn("ext4: using a damaged group descriptor; inodes have checksums of their own", "error", err)
 			d, err = b, nil
 		}
 	}
@@ -97,7 +105,7 @@ func (f *FS) descBlock(g uint32) uint64 {
 }
 
 // loadGroup decodes the descriptor of group g from block blk.
-func (f *FS) loadGroup(ctx context.Context, g uint32, blk uint64) (group, error) {
+func (f *FS) loadGroup(ctx context.Context, g uint32, blk uint64, verify bool) (group, error) {
 	le := binary.LittleEndian
 	sb := f.sb
 	m, err := f.block(ctx, blk, "group descriptors")
@@ -107,7 +115,7 @@ func (f *FS) loadGroup(ctx context.Context, g uint32, blk uint64) (group, error)
 	at := g % (sb.blockSize() / sb.descSize) * sb.descSize
 	d := m.data[at : at+sb.descSize]
 	off := int64(blk)<<sb.blockBits + int64(at)
-	if sb.hasGroupCsum() {
+	if verify && sb.hasGroupCsum() {
 		if got, want := sb.groupChecksum(g, d), le.Uint16(d[gdChecksum:]); got != want {
 			return group{}, ondisk.Corruptf(format, "group descriptor checksum", off+gdChecksum,
 				"group %d: computed %#04x, stored %#04x", g, got, want)

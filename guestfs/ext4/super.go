@@ -39,6 +39,7 @@ type superblock struct {
 	seed             uint32 // start of every metadata checksum
 	hashSeed         [4]uint32
 	hashFlags        uint32 // sbFlag*Hash
+	defHash          uint8  // hash function of new directories
 	journalInum      uint32
 	lastOrphan       uint32
 	orphanFileInum   uint32
@@ -97,6 +98,7 @@ func parseSuper(b []byte) (*superblock, error) {
 		descSize:       gdSizeMin,
 		creatorOS:      u32(sbCreatorOS),
 		hashFlags:      u32(sbFlags),
+		defHash:        b[sbDefHashVersion],
 		journalInum:    u32(sbJournalInum),
 		lastOrphan:     u32(sbLastOrphan),
 	}

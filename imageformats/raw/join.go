@@ -2,6 +2,7 @@ package raw
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -63,7 +64,7 @@ func (j *Joined) ReadAtContext(ctx context.Context, p []byte, off int64) (int, e
 		got, err := block.ReadAt(ctx, j.parts[i], p[done:done+m], at)
 		done += got
 		if got < m {
-			if err == nil || err == io.EOF {
+			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF // the part promised these bytes
 			}
 			return done, fmt.Errorf("raw: part %d at %#x: %w", i, at, err)

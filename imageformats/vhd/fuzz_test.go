@@ -16,7 +16,7 @@ import (
 // so that what they guard is reached. Nothing may panic; a map must tile the
 // disk; a read in pieces must give what a whole read gives.
 func FuzzVHD(f *testing.F) {
-	// Small, as the fuzzer's minimizing takes the square of the length.
+	// Small, as the fuzzer's shrinking takes the square of the length.
 	data := disk(5<<10, 1, 1)
 	opt := WriteOptions{ID: [16]byte{1}, Created: epoch.Add(time.Hour), BlockSize: 2048}
 	base := dynamicImage(f, data, opt)

@@ -200,7 +200,7 @@ func (l *layer) inBlock(ctx context.Context, no uint64, entry uint32, off, n int
 // its footer copy, header or BAT.
 func (l *layer) checkBlock(no uint64, start int64) error {
 	end := start + l.bitmapSize + l.blockSize // < 2⁴¹ + 2³³
-	over := ""
+	var over string
 	switch {
 	// A file that has lost its end may have kept part of a block; one that
 	// hasn't holds all of it that the disk needs.

@@ -212,12 +212,15 @@ func (m *meta) readHeader(ctx context.Context, file block.Reader) error {
 		return ondisk.Corruptf("vhd", "BAT", int64(min(h.tableOffset, math.MaxInt64)), "%d entries lie outside the file (%#x bytes)", need, size)
 	}
 	m.header = h
-	bits := int64(h.blockSize) / sectorSize
-	m.bitmapSize = (bits/8 + sectorSize - 1) &^ (sectorSize - 1)
-	if bits < 8 {
-		m.bitmapSize = sectorSize
-	}
+	m.bitmapSize = bitmapBytes(int64(h.blockSize))
 	return nil
+}
+
+// bitmapBytes returns the size of the sector bitmap before a block of blockSize
+// bytes: a bit for each sector, padded to whole sectors ([Block Allocation Table
+// and Data Blocks]).
+func bitmapBytes(blockSize int64) int64 {
+	return max(sectorSize, (blockSize/sectorSize/8+sectorSize-1)&^(sectorSize-1))
 }
 
 // blocks returns how many blocks of blockSize cover n bytes.

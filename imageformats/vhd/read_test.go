@@ -14,7 +14,7 @@ import (
 // TestQEMU reads what qemu-img wrote and compares with what it reads back.
 func TestQEMU(t *testing.T) {
 	dir := t.TempDir()
-	for _, size := range []int64{0, 512, 68 * 512, 1 << 20, 3<<20 + 512, 17<<20 + 1536, 64 << 20} {
+	for _, size := range []int64{0, 512, 68 * 512, 3<<20 + 512, 17<<20 + 1536} {
 		raw := filepath.Join(dir, "raw")
 		data := disk(size, uint64(size), 20)
 		if err := os.WriteFile(raw, data, 0o600); err != nil {
@@ -84,7 +84,7 @@ func TestChain(t *testing.T) {
 						Locators: []imageformats.Locator{{Platform: "W2ru", Path: `.\base.vhd`}}})
 				})
 				parent, opt = openImage(t, path, parent), next
-				if i%2 == 1 {
+				if i == 1 || i == 5 {
 					readertest.Run(t, parent, state)
 				}
 			}

@@ -159,8 +159,7 @@ func newBuilder(w io.WriterAt, srcSize int64, t diskType, opt DiffOptions) (*bui
 		return nil, fmt.Errorf("vhd: disk of %d bytes: %w", size, ErrTooLarge)
 	}
 	b := &builder{w: w, blockSize: opt.BlockSize}
-	b.bitmapSize = (opt.BlockSize/sectorSize/8 + sectorSize - 1) &^ (sectorSize - 1)
-	b.bitmapSize = max(b.bitmapSize, sectorSize)
+	b.bitmapSize = bitmapBytes(opt.BlockSize)
 	b.full = make([]byte, b.bitmapSize)
 	for i := int64(0); i < opt.BlockSize/sectorSize; i++ {
 		b.full[i/8] |= 0x80 >> (i % 8)
