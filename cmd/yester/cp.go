@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"yester/guestfs"
 	"yester/internal/copyout"
@@ -88,23 +89,19 @@ func (g *globalFlags) copy(ctx context.Context, f *cpFlags, source string, paths
 	if len(items) == 0 {
 		return t.result()
 	}
-	into, err := openDest(dest, items, f, len(paths) > 1)
+	guard, err := newGuard(s)
+	if err != nil {
+		return err
+	}
+	into, err := openDest(dest, items, f, len(paths) > 1, guard)
 	if err != nil {
 		return err
 	}
 	defer into.close()
-	own, err := s.src.Holds(into.dir)
-	if err != nil {
-		return err
-	}
-	if own {
-		return &codedError{msg: into.dir + " lies in the source, and nothing is ever written to a source",
-			hint: "choose a DEST outside of " + s.src.HostPath(), code: exitcode.Usage}
-	}
 	r := &copyReport{g: g, dir: into.dir, dryRun: f.dryRun, tally: &t}
 	opt := copyout.Options{
 		Overwrite: overwrite, DryRun: f.dryRun, Discard: !f.preserve, OwnDest: into.made,
-		Protected: s.src.IsOwn, Report: r.event, Progress: &copyout.Progress{},
+		Protected: guard.owns, Report: r.event, Progress: &copyout.Progress{},
 	}
 	start := time.Now()
 	stop := g.showCopy(opt.Progress)
@@ -197,7 +194,7 @@ func (d *destination) close() {
 }
 
 // openDest finds out what DEST means, and makes it where that is asked for.
-func openDest(dest string, items []copyout.Item, f *cpFlags, several bool) (*destination, error) {
+func openDest(dest string, items []copyout.Item, f *cpFlags, several bool, guard *guard) (*destination, error) {
 	d := &destination{dir: filepath.Clean(dest), items: items}
 	fail := func(err error, hint string) (*destination, error) {
 		var pe *os.PathError
@@ -206,19 +203,24 @@ func openDest(dest string, items []copyout.Item, f *cpFlags, several bool) (*des
 		}
 		return nil, &codedError{msg: dest, err: err, hint: hint, code: exitcode.Partial}
 	}
-	several = several || len(items) > 1
+	// Whether DEST can only be a directory.
+	folder := several || len(items) > 1 || strings.HasSuffix(dest, "/") || f.parents || items[0].Name == ""
 	fi, err := os.Stat(dest)
+	missing := errors.Is(err, os.ErrNotExist)
 	switch {
 	case err == nil && fi.IsDir():
-	case err == nil || !errors.Is(err, os.ErrNotExist):
-		if several || strings.HasSuffix(dest, "/") || f.parents || items[0].Name == "" {
-			if err == nil {
-				err = errors.New("is not a directory")
-			}
-			return fail(err, "")
-		}
-		d.single()
-	case several || strings.HasSuffix(dest, "/") || f.parents || items[0].Name == "":
+	case !folder:
+		d.items[0].Name = filepath.Base(d.dir)
+		d.dir = filepath.Dir(d.dir)
+	case err == nil:
+		return fail(unix.ENOTDIR, "")
+	case !missing:
+		return fail(err, "")
+	}
+	if err := guard.check(d.dir); err != nil {
+		return nil, err
+	}
+	if missing && folder {
 		d.made = true
 		if f.dryRun {
 			return d, nil
@@ -226,22 +228,11 @@ func openDest(dest string, items []copyout.Item, f *cpFlags, several bool) (*des
 		if err := os.MkdirAll(d.dir, 0o755); err != nil {
 			return fail(err, "")
 		}
-	default:
-		d.single()
 	}
 	if d.root, err = os.OpenRoot(d.dir); err != nil {
-		if f.dryRun && errors.Is(err, os.ErrNotExist) {
-			return d, nil
-		}
 		return fail(err, "its folder must exist; end DEST with a slash to have it made")
 	}
 	return d, nil
-}
-
-// single makes the last part of DEST the name of the only item.
-func (d *destination) single() {
-	d.items[0].Name = filepath.Base(d.dir)
-	d.dir = filepath.Dir(d.dir)
 }
 
 // copyReport prints what becomes of each file.

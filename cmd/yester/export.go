@@ -109,7 +109,7 @@ func (g *globalFlags) export(ctx context.Context, f *exportFlags, source, out st
 		r, e.Disk = d.Image, d.Name
 	}
 	e.Size = r.Size()
-	if err := checkOut(s.src, out, f.force); err != nil {
+	if err := checkOut(s, out, f.force); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -163,16 +163,15 @@ func exportID(p *restorepoint.Opened, e *exported) (id [16]byte) {
 }
 
 // checkOut refuses what must not be written to.
-func checkOut(src *restorepoint.Source, out string, force bool) error {
-	own, err := src.Holds(filepath.Dir(out))
+func checkOut(s *session, out string, force bool) error {
+	guard, err := newGuard(s)
+	if err == nil {
+		err = guard.check(out)
+	}
 	if err != nil {
-		return &codedError{err: err, code: exitcode.Partial}
+		return err
 	}
 	fi, err := os.Lstat(out)
-	if own || err == nil && src.IsOwn(fi) {
-		return &codedError{msg: out + " lies in the source, and nothing is ever written to a source",
-			hint: "choose an OUT outside of " + src.HostPath(), code: exitcode.Usage}
-	}
 	switch {
 	case err == nil && !fi.Mode().IsRegular():
 		return &codedError{msg: out + " exists and is not a regular file", code: exitcode.Partial}

@@ -302,4 +302,3 @@ func printLong(out io.Writer, g *globalFlags, items []item, names *userNames, qu
 func (g *globalFlags) showFileTime(t guestfs.Time) string {
 	return g.showTime(t.Time())
 }
-

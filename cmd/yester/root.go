@@ -88,7 +88,7 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	add("look", newPointsCommand(g), newInspectCommand(g), newLsCommand(g), newStatCommand(g))
 	add("take", newCatCommand(g), newCpCommand(g), newExportCommand(g))
 	add("mount", newMountCommand(g), newUmountCommand(), newStatusCommand(g))
-	add("", newVersionCommand(g))
+	add("", newVersionCommand(g), newGenDocsCommand())
 	return root
 }
 

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,15 @@ type Item struct {
 	Name string
 	// Path is where it lies in the tree, for messages.
 	Path string
+	// Parents are directories of the tree, each in the one before, that are made
+	// on the way to it where they don't exist.
+	Parents []Parent
+}
+
+// Parent is a directory of the tree and its name in the destination.
+type Parent struct {
+	ID   guestfs.ID
+	Name string
 }
 
 // Action is what became of one file.
@@ -84,6 +94,9 @@ type Options struct {
 	// DryRun reports what would be done; the destination may then be nil, which
 	// stands for one that doesn't exist yet.
 	DryRun bool
+	// Discard leaves out owners, times, extended attributes and special mode bits:
+	// files become the user's own, by the umask.
+	Discard bool
 	// OwnDest says that the destination was made for this run, so that an Item
 	// without a name may give it its attributes.
 	OwnDest bool
@@ -136,6 +149,7 @@ type copier struct {
 	opt   Options
 	euid  int
 	egid  int
+	umask uint32
 	stop  context.CancelCauseFunc
 	dirs  map[guestfs.ID]bool // directories walked for the current Item
 	jobs  chan job
@@ -178,6 +192,8 @@ func Copy(ctx context.Context, tree guestfs.Tree, dest *os.Root, items []Item, o
 		losses: make(map[string]int),
 		links:  make(map[guestfs.ID]*firstLink),
 	}
+	c.umask = uint32(unix.Umask(0o077)) // there is no other way to ask for it
+	unix.Umask(int(c.umask))
 	top, err := c.openTop(dest)
 	if err != nil {
 		return Result{}, err
@@ -216,6 +232,11 @@ func Copy(ctx context.Context, tree guestfs.Tree, dest *os.Root, items []Item, o
 // item copies one Item.
 func (c *copier) item(ctx context.Context, top *hostDir, it Item) {
 	c.dirs = make(map[guestfs.ID]bool)
+	top, ok := c.parents(ctx, top, it)
+	if !ok {
+		return
+	}
+	defer top.unref(ctx)
 	if it.Name != "" {
 		c.entry(ctx, top, it.Path, guestfs.Dirent{Name: it.Name, ID: it.ID}, 0)
 		return
@@ -228,11 +249,45 @@ func (c *copier) item(ctx context.Context, top *hostDir, it Item) {
 		c.failed(ctx, it.Path, ".", attr.Mode, err)
 		return
 	}
-	if c.opt.OwnDest {
+	if c.opt.OwnDest && len(it.Parents) == 0 {
 		top.adopt(it.ID, attr)
 	}
-	top.source = it.Path
+	if len(it.Parents) == 0 {
+		top.source = it.Path
+	}
 	c.directory(ctx, top, it.ID, it.Path, 0)
+}
+
+// parents opens the directories that lead to it. Those that were made in this run
+// get their attributes at its end, since more Items may go into them.
+func (c *copier) parents(ctx context.Context, d *hostDir, it Item) (*hostDir, bool) {
+	d.refs.Add(1)
+	source := "/"
+	for _, p := range it.Parents {
+		source = path.Join(source, p.Name)
+		attr, err := c.tree.Attr(ctx, p.ID)
+		if err == nil {
+			err = checkName(p.Name)
+		}
+		var sub *hostDir
+		var made bool
+		if err == nil {
+			sub, made, err = d.enter(p.Name)
+		}
+		if err != nil {
+			c.failed(ctx, it.Path, path.Join(d.name, p.Name), attr.Mode, err)
+			d.unref(ctx)
+			return nil, false
+		}
+		sub.source = source
+		if made {
+			sub.adopt(p.ID, attr)
+			sub.setLate()
+		}
+		d.unref(ctx)
+		d = sub
+	}
+	return d, true
 }
 
 // report counts and reports an event.

@@ -46,6 +46,12 @@ const (
 // The order matters: a change of owner clears capabilities and set-ID bits, and a
 // file that its mode makes read-only takes no attributes from its owner any more.
 func (c *copier) preserve(ctx context.Context, t target) error {
+	if c.opt.Discard {
+		if t.attr.IsSymlink() {
+			return nil
+		}
+		return c.chmod(t, t.attr.Mode&0o777&^c.umask)
+	}
 	keepUID, keepGID := c.owner(t)
 	mode := c.xattrs(ctx, t)
 	if ctx.Err() != nil {
@@ -75,6 +81,10 @@ func (c *copier) preserve(ctx context.Context, t target) error {
 		mode &^= drop
 		c.lost(lossSetID, t.source, fs.ErrPermission)
 	}
+	return c.chmod(t, mode)
+}
+
+func (c *copier) chmod(t target, mode uint32) (err error) {
 	if t.fd >= 0 {
 		err = unix.Fchmod(t.fd, mode&0o7777)
 	} else {
