@@ -59,7 +59,7 @@ Existing directories are merged; with "never" they keep their own attributes.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.overwrite, "overwrite", "never", "replace existing files: `never|if-newer|if-changed|always`")
+	fl.StringVar(&f.overwrite, "overwrite", "never", "replace existing files by `MODE`: never, if-newer, if-changed or always")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "show what would be done")
 	fl.BoolVar(&f.parents, "parents", false, "copy files to their full path below DEST")
 	fl.BoolVarP(&f.preserve, "preserve", "p", true, "keep permissions, times, owners and so on; --preserve=false makes new files of yours")

@@ -67,7 +67,7 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	fl.StringVar(&g.machine, "machine", "", "the machine called `NAME`, where a source has several")
 	fl.StringVar(&g.volume, "volume", "", "paths are in the volume `NAME` instead of the whole machine")
 	fl.BoolVar(&g.json, "json", false, "print JSON, one object a line; errors too")
-	fl.StringVar(&g.replay, "replay", "on", "replay a filesystem's journal in memory: `on|off`")
+	fl.StringVar(&g.replay, "replay", "on", "replay a filesystem's journal in memory: `MODE`, on or off")
 	fl.BoolVar(&g.local, "local", false, "show local time instead of UTC")
 	fl.BoolVar(&g.allowChangedParent, "allow-changed-parent", false, "open images whose parent was changed after they were made")
 	fl.BoolVarP(&g.verbose, "verbose", "v", false, "say more about what is done and what is left out")
@@ -81,7 +81,6 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = group
-			c.DisableFlagsInUseLine = true
 			root.AddCommand(c)
 		}
 	}

@@ -142,7 +142,7 @@ func (g *globalFlags) openPoint(ctx context.Context, location string) (*session,
 		switch {
 		case err != nil && p.Problem != "":
 			err = &codedError{err: err, code: exitcode.Damaged,
-				hint: "`yester points` shows what other points have as a problem; choose one by --at"}
+				hint: "`yester points` lists the points with their problems; choose another by --at"}
 		case err != nil:
 			err = &sourceError{location: location, err: err}
 		}
