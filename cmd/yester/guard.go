@@ -1,0 +1,83 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"yester/internal/exitcode"
+)
+
+// guard keeps commands that write from writing to the source they read.
+type guard struct {
+	source string // on the host, without links
+	folder bool   // the source is a folder, all of which is guarded
+	files  []os.FileInfo
+}
+
+// newGuard guards the source of s, and the files of its point wherever they are.
+func newGuard(s *session) (*guard, error) {
+	g := &guard{source: s.src.HostPath()}
+	fi, err := os.Stat(g.source)
+	if err != nil {
+		return nil, &sourceError{location: s.src.Location(), err: err}
+	}
+	g.folder = fi.IsDir()
+	dir := g.source
+	if !g.folder {
+		g.files = append(g.files, fi)
+		dir = filepath.Dir(dir)
+	}
+	for _, d := range s.point.Disks {
+		for _, name := range d.Files {
+			if fi, err := os.Stat(filepath.Join(dir, filepath.FromSlash(name))); err == nil {
+				g.files = append(g.files, fi)
+			}
+		}
+	}
+	return g, nil
+}
+
+// owns reports whether a file is one that is read.
+func (g *guard) owns(fi os.FileInfo) bool {
+	for _, own := range g.files {
+		if os.SameFile(own, fi) {
+			return true
+		}
+	}
+	return false
+}
+
+// check refuses to write to path, which need not exist.
+func (g *guard) check(path string) error {
+	fi, err := os.Stat(path)
+	if err == nil && g.owns(fi) || g.folder && inside(realPath(path), g.source) {
+		return &codedError{msg: path + " lies in the source, and nothing is ever written to a source",
+			hint: "choose another place than " + g.source, code: exitcode.Usage}
+	}
+	return nil
+}
+
+// realPath returns the path without links that path leads to; of what doesn't
+// exist, the part that does is looked at.
+func realPath(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	rest := ""
+	for dir := abs; ; dir = filepath.Dir(dir) {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if dir == filepath.Dir(dir) {
+			return abs
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+	}
+}
+
+// inside reports whether path is dir or lies in it.
+func inside(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}

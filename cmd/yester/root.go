@@ -1,0 +1,154 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"yester/guestfs"
+	"yester/restorepoint"
+)
+
+// globalFlags are the flags of all commands, and what commands share.
+type globalFlags struct {
+	at, machine, volume string
+	json                bool
+	replay              string
+	local               bool
+	allowChangedParent  bool
+	verbose             bool
+
+	stdout, stderr *os.File
+	started        bool // flags and arguments are right; the command's own work began
+	talk           *talker
+}
+
+func newRootCommand(g *globalFlags) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "yester",
+		Short: "Look into dated restore points, and copy files out of them",
+		Long: `yester opens the restore points of virtual machines (chains of VHD images, raw
+disks) and shows the files that are in them. It restores single files and trees
+without restoring the machine, and never writes to a source.
+
+SOURCE is a disk image or a folder in which disk images lie. PATH is a path in the
+machine as it saw itself: its volumes put together by its own /etc/fstab. --volume
+names one volume instead.
+
+TIME, for --at, is one of
+  latest                  the newest point (the default)
+  2006-07-28T02-30-00Z    a point's id, as ` + "`yester points`" + ` lists it
+  2006-07-28 02:30        the newest point at or before this local time
+  2006-07-28T02:30:00Z    the same with a zone (RFC 3339)
+  2006-07-28              the newest point at or before the start of that day
+  10D  3h  1W  3h5m       that long ago: s, m, h, D, W, M (30 days), Y (365 days)
+  3B                      three points before the newest
+  1154046605              seconds since 1970
+
+Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
+4 the source is damaged or unsupported; 5 the source can't be reached.`,
+		Example: `  yester points /backups/web01
+  yester ls /backups/web01 /etc --at 2006-07-28
+  yester cp /backups/web01 /etc/nginx /tmp --at 10D`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return g.start() },
+	}
+	root.SetOut(g.stdout)
+	root.SetErr(g.stderr)
+	fl := root.PersistentFlags()
+	fl.StringVar(&g.at, "at", "", "the restore point at or before `TIME` (default latest)")
+	fl.StringVar(&g.machine, "machine", "", "the machine called `NAME`, where a source has several")
+	fl.StringVar(&g.volume, "volume", "", "paths are in the volume `NAME` instead of the whole machine")
+	fl.BoolVar(&g.json, "json", false, "print JSON, one object a line; errors too")
+	fl.StringVar(&g.replay, "replay", "on", "replay a filesystem's journal in memory: `MODE`, on or off")
+	fl.BoolVar(&g.local, "local", false, "show local time instead of UTC")
+	fl.BoolVar(&g.allowChangedParent, "allow-changed-parent", false, "open images whose parent was changed after they were made")
+	fl.BoolVarP(&g.verbose, "verbose", "v", false, "say more about what is done and what is left out")
+	fl.SortFlags = false
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.AddGroup(
+		&cobra.Group{ID: "look", Title: "Look into restore points:"},
+		&cobra.Group{ID: "take", Title: "Take something out of them:"},
+		&cobra.Group{ID: "mount", Title: "Mount them:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("look", newPointsCommand(g), newInspectCommand(g), newLsCommand(g), newStatCommand(g))
+	add("take", newCatCommand(g), newCpCommand(g), newExportCommand(g))
+	add("mount", newMountCommand(g), newUmountCommand(), newStatusCommand(g))
+	add("", newVersionCommand(g), newGenDocsCommand())
+	return root
+}
+
+// start checks the flags that all commands have.
+func (g *globalFlags) start() error {
+	if g.replay != "on" && g.replay != "off" {
+		return fmt.Errorf("--replay is %q, not on or off", g.replay)
+	}
+	level := slog.LevelWarn
+	if g.verbose {
+		level = slog.LevelInfo
+	}
+	g.talk = &talker{w: g.stderr, json: g.json, level: level}
+	g.started = true
+	return nil
+}
+
+// args returns the flags as a command line has them, for a process that is
+// started in the background.
+func (g *globalFlags) args() []string {
+	a := []string{"--replay=" + g.replay}
+	for name, v := range map[string]string{"at": g.at, "machine": g.machine, "volume": g.volume} {
+		if v != "" {
+			a = append(a, "--"+name+"="+v)
+		}
+	}
+	for name, v := range map[string]bool{"local": g.local, "allow-changed-parent": g.allowChangedParent, "verbose": g.verbose} {
+		if v {
+			a = append(a, "--"+name)
+		}
+	}
+	return a
+}
+
+// logger returns where warnings go: stderr.
+func (g *globalFlags) logger() *slog.Logger { return slog.New(&logHandler{talk: g.talk}) }
+
+// open opens the source at location. Failing to do so means that it can't be
+// reached.
+func (g *globalFlags) open(location string, logger *slog.Logger) (*restorepoint.Source, error) {
+	src, err := restorepoint.Open(location, restorepoint.Options{
+		Replay:             guestfs.Replay(g.replay == "on"),
+		AllowChangedParent: g.allowChangedParent,
+		Logger:             logger,
+	})
+	if err != nil {
+		return nil, &sourceError{location: location, err: err}
+	}
+	return src, nil
+}
+
+// showTime formats a time the way the user wants it.
+func (g *globalFlags) showTime(t time.Time) string {
+	if g.local {
+		return t.Local().Format(time.RFC3339)
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// terminal reports whether w is a terminal.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

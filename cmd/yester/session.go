@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"yester/guestfs"
+	"yester/guestfs/guestview"
+	"yester/internal/exitcode"
+	"yester/internal/ondisk"
+	"yester/restorepoint"
+	"yester/restorepoint/timeexpr"
+)
+
+// list lists the source, and warns of files that should have become points.
+func (g *globalFlags) list(ctx context.Context, src *restorepoint.Source) (*restorepoint.Catalogue, error) {
+	cat, err := src.List(ctx)
+	if err != nil {
+		return nil, &sourceError{location: src.Location(), err: err}
+	}
+	damaged := 0
+	for _, i := range cat.Ignored {
+		if i.Damaged {
+			damaged++
+			g.warn("%s is left out: %s", i.Name, i.Reason)
+		} else {
+			g.info("%s is left out: %s", i.Name, i.Reason)
+		}
+	}
+	if len(cat.Points) == 0 {
+		e := &codedError{msg: src.Location() + ": no restore points", code: exitcode.NotFound,
+			hint: "a source is a disk image, or a folder with VHD or raw images in it; -v says why files are left out"}
+		if damaged > 0 {
+			e.code, e.hint = exitcode.Damaged, "the warnings above say what is wrong with its files"
+		}
+		return nil, e
+	}
+	return cat, nil
+}
+
+// selectPoint returns the point that --machine and --at choose.
+func (g *globalFlags) selectPoint(ctx context.Context, src *restorepoint.Source) (restorepoint.Point, error) {
+	cat, err := g.list(ctx, src)
+	if err != nil {
+		return restorepoint.Point{}, err
+	}
+	points, err := g.machinePoints(src, cat)
+	if err != nil {
+		return restorepoint.Point{}, err
+	}
+	return g.choose(points)
+}
+
+// machinePoints returns the points of the machine that --machine names, or of
+// the only one.
+func (g *globalFlags) machinePoints(src *restorepoint.Source, cat *restorepoint.Catalogue) ([]restorepoint.Point, error) {
+	machines := cat.Machines()
+	switch {
+	case g.machine != "":
+		points := cat.Of(g.machine)
+		if len(points) == 0 {
+			return nil, &codedError{msg: fmt.Sprintf("%s: no machine %q", src.Location(), g.machine),
+				hint: "there is " + join(machines), code: exitcode.NotFound}
+		}
+		return points, nil
+	case len(machines) > 1:
+		return nil, &codedError{msg: fmt.Sprintf("%s has restore points of %d machines", src.Location(), len(machines)),
+			hint: "choose one by --machine: " + join(machines), code: exitcode.Usage}
+	}
+	return cat.Points, nil
+}
+
+// choose returns the one of points that --at means.
+func (g *globalFlags) choose(points []restorepoint.Point) (restorepoint.Point, error) {
+	at := g.at
+	if at == "" {
+		at = "latest"
+	}
+	for _, p := range points {
+		if p.ID == at {
+			return p, nil
+		}
+	}
+	e, err := timeexpr.Parse(at, time.Now(), nil)
+	if err != nil {
+		return restorepoint.Point{}, fmt.Errorf("--at %w", err)
+	}
+	if e.Note != "" {
+		g.warn("--at %s: %s", at, e.Note)
+	}
+	when := func(p restorepoint.Point) time.Time { return p.Time }
+	i, err := timeexpr.Select(points, when, e)
+	if err != nil {
+		return restorepoint.Point{}, err
+	}
+	if first, ok := timeexpr.FirstOfDay(points, when, e); ok && first != i {
+		g.warn("--at %s means the start of that day, so the point is %s; the first one of the day itself is %s",
+			at, points[i].ID, points[first].ID)
+	}
+	return points[i], nil
+}
+
+// join lists names for a message, not all of very many.
+func join(names []string) string {
+	const most = 20
+	more := ""
+	if len(names) > most {
+		more = fmt.Sprintf(" and %d more", len(names)-most)
+		names = names[:most]
+	}
+	return strings.Join(names, ", ") + more
+}
+
+// session is an opened restore point.
+type session struct {
+	src   *restorepoint.Source
+	point *restorepoint.Opened
+	tree  guestfs.Tree // nil unless a tree was asked for
+}
+
+func (s *session) Close() {
+	if s.point != nil {
+		s.point.Close()
+	}
+	s.src.Close()
+}
+
+// openPoint opens the point of the source that the flags choose.
+func (g *globalFlags) openPoint(ctx context.Context, location string) (*session, error) {
+	src, err := g.open(location, g.logger())
+	if err != nil {
+		return nil, err
+	}
+	s := &session{src: src}
+	p, err := g.selectPoint(ctx, src)
+	if err == nil {
+		g.info("restore point %s of %s", p.ID, p.Machine)
+		s.point, err = src.OpenPoint(ctx, p)
+		switch {
+		case err != nil && p.Problem != "":
+			err = &codedError{err: err, code: exitcode.Damaged,
+				hint: "`yester points` lists the points with their problems; choose another by --at"}
+		case err != nil:
+			err = &sourceError{location: location, err: err}
+		}
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// openTree opens the tree in which PATH arguments are: the volume that --volume
+// names, or the guest view, or the only filesystem there is.
+func (g *globalFlags) openTree(ctx context.Context, location string) (*session, error) {
+	s, err := g.openPoint(ctx, location)
+	if err != nil {
+		return nil, err
+	}
+	if g.volume != "" {
+		s.tree, err = volumeTree(ctx, s.point, g.volume)
+	} else {
+		var view *guestview.View
+		if view, err = s.point.GuestView(ctx); err == nil {
+			s.tree = view
+		} else if errors.Is(err, guestview.ErrNoRoot) {
+			s.tree, err = onlyTree(ctx, s.point)
+		}
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func volumeTree(ctx context.Context, p *restorepoint.Opened, name string) (guestfs.Tree, error) {
+	v, err := p.Volume(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return v.Tree(ctx)
+}
+
+// onlyTree returns the only filesystem of a point without a root filesystem.
+func onlyTree(ctx context.Context, p *restorepoint.Opened) (guestfs.Tree, error) {
+	vols, err := p.Volumes(ctx)
+	if len(vols) == 0 && err != nil {
+		return nil, err
+	}
+	var trees []guestfs.Tree
+	var names, all []string
+	for _, v := range vols {
+		all = append(all, v.Name)
+		tree, err := v.Tree(ctx)
+		switch {
+		case err == nil:
+			trees = append(trees, tree)
+			names = append(names, fmt.Sprintf("%s (%s, %s)", v.Name, tree.Info().Type, formatBytes(v.Size())))
+		case ctx.Err() != nil:
+			return nil, err
+		case !errors.Is(err, ondisk.ErrFormat):
+			names = append(names, v.Name+" (damaged)")
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return nil, &codedError{msg: "no filesystem that yester can read", err: ondisk.ErrUnsupported, code: exitcode.Damaged,
+			hint: "the volumes are " + join(all) + "; `yester inspect` says more"}
+	case len(trees) == 1 && len(names) == 1:
+		return trees[0], nil
+	}
+	return nil, &codedError{msg: "no root filesystem, so paths need a volume", code: exitcode.NotFound,
+		hint: "choose one by --volume: " + join(names)}
+}
