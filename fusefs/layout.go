@@ -32,7 +32,7 @@ func (f *rawFS) upperAttr(n nodeID, out *fuse.Attr) {
 
 // layoutAttr fills in the attributes of a directory that a point consists of.
 func (f *rawFS) layoutAttr(s *slot, ino uint64, out *fuse.Attr) {
-	f.dirAttr(upperIno|uint64(s.inoBase>>slotShift+1)<<16|ino, s.point.Time, out)
+	f.dirAttr(upperIno|(s.inoBase>>slotShift+1)<<16|ino, s.point.Time, out)
 }
 
 func (f *rawFS) dirAttr(ino uint64, t time.Time, out *fuse.Attr) {
@@ -99,7 +99,7 @@ func (pl *place) diskAttr(out *fuse.Attr) error {
 	}
 	f, t := pl.fs, pl.slot.point.Time
 	*out = fuse.Attr{
-		Ino:  upperIno | uint64(pl.slot.inoBase>>slotShift+1)<<16 | pl.id.ino(),
+		Ino:  upperIno | (pl.slot.inoBase>>slotShift+1)<<16 | pl.id.ino(),
 		Mode: modeDisk, Nlink: 1, Size: uint64(d.Image.Size()), Blocks: uint64(d.Image.Size()+511) / 512, Blksize: 4096,
 		Owner: fuse.Owner{Uid: f.uid, Gid: f.gid},
 	}

@@ -12,7 +12,7 @@ const openFlags = syscall.O_NONBLOCK | syscall.O_NOCTTY
 func versionOf(fi fs.FileInfo) Version {
 	v := Version{Size: fi.Size(), Mtime: fi.ModTime().UnixNano()}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		v.Dev, v.Ino, v.Ctime = uint64(st.Dev), st.Ino, st.Ctim.Nano()
+		v.Dev, v.Ino, v.Ctime = st.Dev, st.Ino, st.Ctim.Nano()
 	}
 	return v
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -272,6 +271,3 @@ func undatedDir(name string, loc *time.Location) string {
 	}
 	return strings.Join(parts, "/")
 }
-
-// errClosed is returned for work on a point after Close.
-var errClosed = errors.New("restore point is closed")

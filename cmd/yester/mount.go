@@ -126,7 +126,7 @@ func startMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("the process in the background ended before the mount answered (%v); its log is %s", werr, logFile)
+		return fmt.Errorf("the process in the background ended before the mount answered; its log is %s: %w", logFile, errors.Join(werr, err))
 	}
 	if msg.Error != "" {
 		child.Wait()

@@ -18,7 +18,7 @@ import (
 	"yester/internal/ondisk"
 )
 
-// ErrNoRoot: none of the volumes looks like a system's root, so there is nothing
+// ErrNoRoot means that none of the volumes looks like a system's root, so there is nothing
 // to put together; the volumes can be shown one by one.
 var ErrNoRoot = errors.New("no root filesystem among the volumes")
 

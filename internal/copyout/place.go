@@ -60,7 +60,7 @@ func (c *copier) decide(j job, attr *guestfs.Attr, target string, old os.FileInf
 			if old.Size() == attr.Size && old.ModTime().Equal(mtime) {
 				return Unchanged, nil
 			}
-		case uint64(st.Rdev) == unix.Mkdev(attr.Major, attr.Minor):
+		case st.Rdev == unix.Mkdev(attr.Major, attr.Minor):
 			return Unchanged, nil
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// ErrNotFound: no point fits the expression.
+// ErrNotFound means that no point fits the expression.
 var ErrNotFound = errors.New("no such restore point")
 
 // maxNearest is how many points a NotFoundError names.

@@ -40,7 +40,7 @@ import (
 	"time"
 )
 
-// ErrSyntax: the text has none of the forms.
+// ErrSyntax means that the text has none of the forms.
 var ErrSyntax = errors.New("not a time, an age, or a number of points back")
 
 // Kind says what an Expr chooses by.
