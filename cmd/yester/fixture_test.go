@@ -144,7 +144,7 @@ func (f *fixture) mkfs(name string, size int64, uuid, label, commands string) st
 	if err := os.Truncate(path, size); err != nil {
 		f.t.Fatal(err)
 	}
-	f.run("", "mkfs.ext4", "-q", "-F", "-U", uuid, "-L", label, "-E", "hash_seed="+uuid+",root_owner=0:0", 
+	f.run("", "mkfs.ext4", "-q", "-F", "-U", uuid, "-L", label, "-E", "hash_seed="+uuid+",root_owner=0:0",
 		"-b", "1024", "-I", "256", "-N", "256", "-J", "size=1",
 		"-O", "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,dir_nlink,extra_isize,metadata_csum", path)
 	f.debugfs(path, commands)
