@@ -64,7 +64,8 @@ func (f *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		// Also a short read: the kernel would fill up what is missing with zeros.
 		return nil, f.fail("read", n, "", err)
 	}
-	return fuse.ReadResultData(buf[:want]), fuse.OK
+	// As a vector: go-fuse would first try to splice plain data.
+	return fuse.ReadResultVector([][]byte{buf[:want]}), fuse.OK
 }
 
 // spliced answers a read from the host files in which the bytes lie, without

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -183,6 +184,10 @@ func logPath(flag, dir string) (string, error) {
 
 // serveMount mounts and serves until the mount is gone.
 func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir string) error {
+	// Threads that wait in a read of /dev/fuse give their processor away and have to
+	// get one back: with some to spare they find one free, which saves a third of
+	// the CPU time of small requests.
+	runtime.GOMAXPROCS(4 * runtime.GOMAXPROCS(0))
 	ready := readyPipe()
 	logger := g.logger()
 	if f.logFile != "" {

@@ -30,7 +30,7 @@ const (
 	blockCacheBytes  = 8 << 20 // metadata blocks; the inodes of 30,000 files are 7.5 MiB
 	blockCacheMin    = 64      // blocks, however large
 	inodeCacheCount  = 4096    // decoded inodes of about 250 bytes
-	groupCacheCount  = 4096    // decoded group descriptors of 16 bytes
+	groupCacheCount  = 4096    // decoded group descriptors of 8 bytes
 	metaReadahead    = 4 << 10 // bytes fetched at once where blocks are smaller: what is needed next is seldom far
 	maxDamageReports = 4       // errors kept of one directory
 )
@@ -77,7 +77,7 @@ func Open(ctx context.Context, dev block.Reader, opt guestfs.Options) (*FS, erro
 		state = guestfs.JournalIgnored
 		if opt.Replay == guestfs.ReplayOn {
 			if f, state, err = f.replay(ctx); err != nil {
-				return nil, fmt.Errorf("ext4: replaying the journal (hint: --replay=off shows the filesystem without it): %w", err)
+				return nil, fmt.Errorf("replaying the journal (hint: --replay=off shows the filesystem without it): %w", err)
 			}
 		}
 	}
@@ -89,7 +89,7 @@ func Open(ctx context.Context, dev block.Reader, opt guestfs.Options) (*FS, erro
 	}
 	root, err := f.inode(ctx, inoRoot)
 	if err != nil {
-		return nil, fmt.Errorf("ext4: root directory: %w", err)
+		return nil, fmt.Errorf("root directory: %w", err)
 	}
 	if !root.isDir() {
 		return nil, ondisk.Corruptf(format, "root directory", -1, "mode %#o is no directory's", root.mode)
@@ -168,7 +168,7 @@ func (f *FS) ReadLink(ctx context.Context, id guestfs.ID) (string, error) {
 		err = block.ReadFull(ctx, &file{fs: f, in: in}, target, 0)
 	}
 	if err != nil {
-		return "", fmt.Errorf("ext4: link target of inode %d: %w", in.ino, err)
+		return "", fmt.Errorf("link target of inode %d: %w", in.ino, err)
 	}
 	if s := cString(target); len(s) == len(target) {
 		return s, nil

@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"cmp"
+	"container/heap"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -26,6 +27,7 @@ type fastInode struct {
 	in     *inode      // as changed
 	raw    []byte      // its bytes, likewise
 	ranges []fastRange // ascending, not overlapping
+	fresh  []fastRange // what came since, in order: a later one hides earlier ones
 }
 
 // fastRange is a stretch of logical blocks whose mapping changed.
@@ -40,7 +42,12 @@ type fastRange struct {
 type fastDir struct {
 	fresh   bool // made by a fast commit: nothing of it lies in blocks
 	removed map[string]bool
-	added   []fastName // in the order in which they came
+	added   []fastName     // in the order in which they came
+	at      map[string]int // where in added the living names are
+}
+
+func newFastDir(fresh bool) *fastDir {
+	return &fastDir{fresh: fresh, removed: make(map[string]bool), at: make(map[string]int)}
 }
 
 // fastName is an added entry; ino is 0 once it was removed again.
@@ -53,8 +60,12 @@ type fastName struct {
 // a directory.
 const fastCookie = 1 << 62
 
+// find returns the place of a living name in added, or -1.
 func (d *fastDir) find(name string) int {
-	return slices.IndexFunc(d.added, func(e fastName) bool { return e.ino != 0 && e.name == name })
+	if i, ok := d.at[name]; ok {
+		return i
+	}
+	return -1
 }
 
 // applyFast applies the tags to f, which nobody else uses yet.
@@ -63,7 +74,10 @@ func (f *FS) applyFast(ctx context.Context, tags []fcTag) error {
 	le := binary.LittleEndian
 	for _, t := range tags {
 		v := t.value
-		var err error
+		err := ctx.Err()
+		if err != nil {
+			return err
+		}
 		switch t.tag {
 		case fcInode:
 			err = f.fastSetInode(ctx, le.Uint32(v), v[fcIno:])
@@ -90,6 +104,9 @@ func (f *FS) applyFast(ctx context.Context, tags []fcTag) error {
 		if err != nil {
 			return fmt.Errorf("fast commit: %w", err)
 		}
+	}
+	for _, c := range f.fast.inodes {
+		c.settle() // from here on readers share it
 	}
 	return nil
 }
@@ -157,29 +174,67 @@ func (f *FS) fastSetRange(ctx context.Context, ino uint32, r fastRange) error {
 	if err != nil {
 		return err
 	}
-	kept := c.ranges[:0:0]
-	for _, o := range c.ranges {
-		if o.start < r.start {
-			left := o
-			left.end = min(o.end, r.start)
-			kept = append(kept, left)
-		}
-		if o.end > r.end {
-			right := o
-			right.start = max(o.start, r.end)
-			right.phys += right.start - o.start
-			kept = append(kept, right)
-		}
+	if r.start < r.end {
+		c.fresh = append(c.fresh, r)
 	}
-	kept = append(kept, r)
-	slices.SortFunc(kept, func(a, b fastRange) int { return cmp.Compare(a.start, b.start) })
-	c.ranges = kept
 	return nil
+}
+
+// settle merges the ranges that came since the last time into the others: a
+// sweep over all their ends, at each of which the latest range shows.
+func (c *fastInode) settle() {
+	if len(c.fresh) == 0 {
+		return
+	}
+	all := append(c.ranges, c.fresh...) // later ones hide earlier ones
+	order := make([]int, len(all))
+	bounds := make([]uint64, 0, 2*len(all))
+	for i, r := range all {
+		order[i] = i
+		bounds = append(bounds, r.start, r.end)
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(all[a].start, all[b].start) })
+	slices.Sort(bounds)
+	bounds = slices.Compact(bounds)
+	var out []fastRange
+	var open intHeap // ranges that have begun, the latest on top
+	for i, at := range bounds[:len(bounds)-1] {
+		for len(order) > 0 && all[order[0]].start <= at {
+			heap.Push(&open, order[0])
+			order = order[1:]
+		}
+		for len(open) > 0 && all[open[0]].end <= at {
+			heap.Pop(&open)
+		}
+		if len(open) == 0 {
+			continue
+		}
+		r := all[open[0]]
+		r.phys += at - r.start
+		r.start, r.end = at, bounds[i+1]
+		out = append(out, r)
+	}
+	c.ranges, c.fresh = out, nil
+}
+
+// intHeap is a heap of numbers, the greatest on top (container/heap).
+type intHeap []int
+
+func (h intHeap) Len() int           { return len(h) }
+func (h intHeap) Less(i, j int) bool { return h[i] > h[j] }
+func (h intHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *intHeap) Push(x any)        { *h = append(*h, x.(int)) }
+func (h *intHeap) Pop() any {
+	last := len(*h) - 1
+	x := (*h)[last]
+	*h = (*h)[:last]
+	return x
 }
 
 // mapFast returns the run at lblk if a range covers it; else ok is false and
 // limit is where the next range begins.
 func (c *fastInode) mapFast(lblk uint64) (r run, ok bool, limit uint64) {
+	c.settle()
 	i, found := slices.BinarySearchFunc(c.ranges, lblk, func(r fastRange, b uint64) int { return cmp.Compare(r.start, b) })
 	if !found {
 		i--
@@ -213,7 +268,7 @@ func (f *FS) fastName(ctx context.Context, tag uint16, parent, ino uint32, name 
 	}
 	d := f.fast.dirs[parent]
 	if d == nil {
-		d = &fastDir{removed: make(map[string]bool)}
+		d = newFastDir(false)
 		f.fast.dirs[parent] = d
 	}
 	old, err := f.lookup(ctx, dir, name)
@@ -227,6 +282,7 @@ func (f *FS) fastName(ctx context.Context, tag uint16, parent, ino uint32, name 
 		}
 		if i := d.find(name); i >= 0 {
 			d.added[i].ino = 0
+			delete(d.at, name)
 		} else {
 			d.removed[name] = true
 		}
@@ -239,6 +295,7 @@ func (f *FS) fastName(ctx context.Context, tag uint16, parent, ino uint32, name 
 		if old != 0 {
 			return nil
 		}
+		d.at[name] = len(d.added)
 		d.added = append(d.added, fastName{name, ino})
 	}
 	if !in.isDir() || dir.nlink == 1 {
@@ -270,6 +327,6 @@ func (f *FS) fastMakeDir(ctx context.Context, ino uint32) error {
 		own.blocks = own.size >> 9
 	}
 	c.in = &own
-	f.fast.dirs[ino] = &fastDir{fresh: true, removed: make(map[string]bool)}
+	f.fast.dirs[ino] = newFastDir(true)
 	return nil
 }

@@ -88,3 +88,39 @@ func fastChurn(t *testing.T, dir string, rng *rand.Rand, round int) {
 		must(f.Close())
 	}
 }
+
+// TestFastRanges lays ranges over each other at random and compares the result
+// with the same done block by block.
+func TestFastRanges(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range 300 {
+		const blocks = 60
+		var want [blocks]run // n is 0 where nothing is known
+		c := &fastInode{}
+		for k := range 1 + rng.IntN(20) {
+			start := rng.Uint64N(blocks)
+			r := fastRange{start: start, end: start + 1 + rng.Uint64N(blocks-start), phys: uint64(k+1) * 1000, hole: rng.IntN(4) == 0}
+			c.fresh = append(c.fresh, r)
+			for b := r.start; b < r.end; b++ {
+				want[b] = run{phys: r.phys + b - r.start, n: 1, zero: r.hole}
+			}
+			if rng.IntN(3) == 0 {
+				c.settle()
+			}
+		}
+		for b := range uint64(blocks) {
+			r, ok, limit := c.mapFast(b)
+			if ok != (want[b].n > 0) || ok && (r.phys != want[b].phys || r.zero != want[b].zero) {
+				t.Fatalf("block %d: %v, %v, want %v", b, r, ok, want[b])
+			}
+			for i := range r.n {
+				if ok && (b+i >= blocks || want[b+i].phys != r.phys+i) {
+					t.Fatalf("block %d: a run of %d is too long", b, r.n)
+				}
+			}
+			if !ok && limit < blocks && (want[limit].n == 0 || limit <= b) {
+				t.Fatalf("block %d: limit %d", b, limit)
+			}
+		}
+	}
+}

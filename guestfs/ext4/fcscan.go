@@ -8,6 +8,10 @@ import (
 	"yester/internal/ondisk"
 )
 
+// maxFastTags bounds the tags kept in memory: an area of the usual 256 blocks of 4
+// KiB holds at most 80,000.
+const maxFastTags = 1 << 20
+
 // fcTag is one tag of a fast commit.
 type fcTag struct {
 	tag   uint16
@@ -66,6 +70,9 @@ func (f *FS) scanFast(ctx context.Context, j *jbd2.Journal) ([]fcTag, error) {
 			}
 			crc = crc32c(crc, whole[:fcTagLen+n])
 			if t.tag != fcHead && t.tag != fcPad {
+				if len(tags) >= maxFastTags {
+					return nil, ondisk.Unsupportedf(format, "fast commit", -1, "more than %d tags", maxFastTags)
+				}
 				tags = append(tags, t)
 			}
 		}

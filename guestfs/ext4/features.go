@@ -7,7 +7,6 @@ const (
 	compatHasJournal   = 0x0004
 	compatDirIndex     = 0x0020
 	compatSparseSuper2 = 0x0200
-	compatFastCommit   = 0x0400
 	compatOrphanFile   = 0x1000
 
 	roSparseSuper  = 0x0001
@@ -17,7 +16,6 @@ const (
 	roGDTCsum      = 0x0010
 	roBigalloc     = 0x0200
 	roMetadataCsum = 0x0400
-	roOrphan       = 0x10000
 
 	incompatFiletype   = 0x0002
 	incompatRecover    = 0x0004

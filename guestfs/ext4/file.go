@@ -43,7 +43,7 @@ func (r *file) ReadAtContext(ctx context.Context, p []byte, off int64) (int, err
 			clear(q)
 		} else if got, err := block.ReadAt(ctx, r.fs.dev, q, s.pos); got < len(q) {
 			if err == nil || err == io.EOF {
-				err = ondisk.Corruptf(format, r.in.name(), s.pos, "data lie past the end of the device (%#x)", r.fs.dev.Size())
+				return done + got, ondisk.Corruptf(format, r.in.name(), s.pos, "data lie past the end of the device (%#x)", r.fs.dev.Size())
 			}
 			return done + got, fmt.Errorf("ext4: inode %d at %#x: %w", r.in.ino, off+int64(done), err)
 		}

@@ -10,7 +10,6 @@ import (
 // group is what a reader needs of one group descriptor.
 type group struct {
 	inodeTable uint64 // first block
-	flags      uint16 // bg*
 }
 
 // group returns the descriptor of block group g, checksum verified.
@@ -121,7 +120,7 @@ func (f *FS) loadGroup(ctx context.Context, g uint32, blk uint64, verify bool) (
 				"group %d: computed %#04x, stored %#04x", g, got, want)
 		}
 	}
-	gr := group{inodeTable: uint64(le.Uint32(d[gdInodeTableLo:])), flags: le.Uint16(d[gdFlags:])}
+	gr := group{inodeTable: uint64(le.Uint32(d[gdInodeTableLo:]))}
 	if sb.descSize >= gdSize64 {
 		gr.inodeTable |= uint64(le.Uint32(d[gdInodeTableHi:])) << 32
 	}

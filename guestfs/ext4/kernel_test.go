@@ -105,7 +105,7 @@ func TestKernel(t *testing.T) {
 		{"no-index", "ext4", "-O ^dir_index"},
 		{"no-filetype", "ext4", "-O ^filetype"},
 		{"sparse-super2", "ext4", "-O sparse_super2,^resize_inode"},
-		{"quota", "ext4", "-O quota,project"},
+		{"quota", "ext4", "-I 256"},
 		{"huge-file-off", "ext4", "-O ^huge_file,^dir_nlink,^extra_isize"},
 		{"mmp-verity-encrypt", "ext4", "-O mmp,verity,encrypt,stable_inodes"},
 		{"orphan-file", "ext4", "-O orphan_file"},
@@ -125,6 +125,9 @@ func TestKernel(t *testing.T) {
 			dir, unmount := treetest.Mount(t, image, "ext4", "")
 			treetest.Populate(t, dir)
 			unmount()
+			if c.name == "quota" { // which this kernel may be unable to write
+				treetest.Run(t, "tune2fs", "-O", "quota,project", image)
+			}
 			treetest.Run(t, "e2fsck", "-fn", image)
 			want := hostManifest(t, image, "ro")
 			tree := openImage(t, image)

@@ -11,45 +11,41 @@ const (
 	superSize   = 1024
 	superMagic  = 0xEF53
 
-	sbInodesCount      = 0x00
-	sbBlocksCountLo    = 0x04
-	sbFreeBlocksLo     = 0x0C
-	sbFreeInodes       = 0x10
-	sbFirstDataBlock   = 0x14
-	sbLogBlockSize     = 0x18 // block size is 1024 << this
-	sbLogClusterSize   = 0x1C
-	sbBlocksPerGroup   = 0x20
-	sbClustersPerGroup = 0x24
-	sbInodesPerGroup   = 0x28
-	sbMagic            = 0x38
-	sbState            = 0x3A
-	sbCreatorOS        = 0x48
-	sbRevLevel         = 0x4C
-	sbFirstIno         = 0x54
-	sbInodeSize        = 0x58
-	sbFeatureCompat    = 0x5C
-	sbFeatureIncompat  = 0x60
-	sbFeatureROCompat  = 0x64
-	sbUUID             = 0x68 // 16 bytes
-	sbVolumeName       = 0x78 // 16 bytes
-	sbLastMounted      = 0x88 // 64 bytes
-	sbJournalUUID      = 0xD0 // 16 bytes
-	sbJournalInum      = 0xE0
-	sbJournalDev       = 0xE4
-	sbLastOrphan       = 0xE8
-	sbHashSeed         = 0xEC // 4 × uint32
-	sbDefHashVersion   = 0xFC
-	sbDescSize         = 0xFE
-	sbFirstMetaBG      = 0x104
-	sbBlocksCountHi    = 0x150
-	sbFreeBlocksHi     = 0x158
-	sbFlags            = 0x160
-	sbChecksumType     = 0x175
-	sbBackupBGs        = 0x24C // 2 × uint32, sparse_super2
-	sbChecksumSeed     = 0x270
-	sbEncoding         = 0x27C
-	sbOrphanFileInum   = 0x280
-	sbChecksum         = 0x3FC
+	sbInodesCount     = 0x00
+	sbBlocksCountLo   = 0x04
+	sbFreeBlocksLo    = 0x0C
+	sbFreeInodes      = 0x10
+	sbFirstDataBlock  = 0x14
+	sbLogBlockSize    = 0x18 // block size is 1024 << this
+	sbLogClusterSize  = 0x1C
+	sbBlocksPerGroup  = 0x20
+	sbInodesPerGroup  = 0x28
+	sbMagic           = 0x38
+	sbCreatorOS       = 0x48
+	sbRevLevel        = 0x4C
+	sbFirstIno        = 0x54
+	sbInodeSize       = 0x58
+	sbFeatureCompat   = 0x5C
+	sbFeatureIncompat = 0x60
+	sbFeatureROCompat = 0x64
+	sbUUID            = 0x68 // 16 bytes
+	sbVolumeName      = 0x78 // 16 bytes
+	sbLastMounted     = 0x88 // 64 bytes
+	sbJournalInum     = 0xE0
+	sbJournalDev      = 0xE4
+	sbLastOrphan      = 0xE8
+	sbHashSeed        = 0xEC // 4 × uint32
+	sbDefHashVersion  = 0xFC
+	sbDescSize        = 0xFE
+	sbFirstMetaBG     = 0x104
+	sbBlocksCountHi   = 0x150
+	sbFreeBlocksHi    = 0x158
+	sbFlags           = 0x160
+	sbChecksumType    = 0x175
+	sbBackupBGs       = 0x24C // 2 × uint32, sparse_super2
+	sbChecksumSeed    = 0x270
+	sbOrphanFileInum  = 0x280
+	sbChecksum        = 0x3FC
 
 	revGoodOld       = 0 // EXT4_GOOD_OLD_REV: fixed inode size and first inode
 	goodOldInodeSize = 128
@@ -59,7 +55,6 @@ const (
 	maxLogClusterSize = 20 // EXT4_MAX_CLUSTER_LOG_SIZE 30
 
 	osLinux = 0 // EXT4_OS_LINUX
-	osHurd  = 1 // EXT4_OS_HURD
 
 	checksumCRC32C = 1 // EXT4_CRC32C_CHKSUM
 
@@ -75,15 +70,11 @@ const (
 // Group descriptor (struct ext4_group_desc in ext4.h; doc: group_descr.rst).
 const (
 	gdInodeTableLo = 0x08
-	gdFlags        = 0x12
-	gdUnusedLo     = 0x1C
 	gdChecksum     = 0x1E
 	gdInodeTableHi = 0x28
 	gdSizeMin      = 32   // EXT4_MIN_DESC_SIZE
 	gdSize64       = 64   // EXT4_MIN_DESC_SIZE_64BIT
-	gdSizeMax      = 1024 // largest descriptor the kernel accepts (EXT4_MAX_DESC_SIZE is the block size)
-
-	bgInodeUninit = 0x1 // EXT4_BG_INODE_UNINIT
+	gdSizeMax      = 1024 // EXT4_MAX_DESC_SIZE: the smallest block
 )
 
 // Inode (struct ext4_inode in ext4.h; doc: inodes.rst).
@@ -94,7 +85,6 @@ const (
 	inAtime      = 0x08
 	inCtime      = 0x0C
 	inMtime      = 0x10
-	inDtime      = 0x14
 	inGIDLo      = 0x18
 	inLinks      = 0x1A
 	inBlocksLo   = 0x1C
@@ -127,7 +117,6 @@ const (
 	flIndex    = 0x00001000
 	flHugeFile = 0x00040000
 	flExtents  = 0x00080000
-	flVerity   = 0x00100000
 	flEAInode  = 0x00200000
 	flInline   = 0x10000000
 	flCasefold = 0x40000000
@@ -154,7 +143,6 @@ const (
 // Block map (doc: blockmap.rst).
 const (
 	directBlocks = 12 // EXT4_NDIR_BLOCKS
-	badLblk      = 1 << 32
 )
 
 // Directory entries (struct ext4_dir_entry_2, ext4_dir_entry_tail in ext4.h; doc: directory.rst).

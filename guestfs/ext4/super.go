@@ -56,14 +56,16 @@ func probe(ctx context.Context, dev block.Reader) (bool, error) {
 	if dev.Size() < superOffset+superSize {
 		return false, nil
 	}
-	var b [0x60]byte
+	var b [sbFeatureIncompat + 4]byte
 	if err := block.ReadFull(ctx, dev, b[:], superOffset); err != nil {
 		return false, err
 	}
 	le := binary.LittleEndian
+	// A journal device has no inodes; Open says what it is.
+	journalDev := le.Uint32(b[sbFeatureIncompat:])
 	return le.Uint16(b[sbMagic:]) == superMagic &&
 		le.Uint32(b[sbLogBlockSize:]) <= maxLogBlockSize &&
-		le.Uint32(b[sbInodesPerGroup:]) != 0, nil
+		(le.Uint32(b[sbInodesPerGroup:]) != 0 || journalDev&incompatJournalDev != 0), nil
 }
 
 // readSuper reads and checks the primary superblock.

@@ -15,10 +15,10 @@ import (
 
 // Options tune Check to what a tree can promise.
 type Options struct {
-	// MaxFile is the largest file whose content is read whole, in bytes; 0 is 8 MiB.
+	// MaxFile is the largest file whose content is read whole, in bytes; 0 is 16 MiB.
 	MaxFile int64
-	// Files is how many files are read; 0 is 200.
-	Files int
+	// Bytes is about how much content is read in all; 0 is 128 MiB.
+	Bytes int64
 	// Resume is how many entries of one directory are resumed from; 0 is 300.
 	Resume int
 	// Sparse promises that Extent reports no data in files of which stat says
@@ -28,10 +28,10 @@ type Options struct {
 
 func (o *Options) defaults() {
 	if o.MaxFile == 0 {
-		o.MaxFile = 8 << 20
+		o.MaxFile = 16 << 20
 	}
-	if o.Files == 0 {
-		o.Files = 200
+	if o.Bytes == 0 {
+		o.Bytes = 128 << 20
 	}
 	if o.Resume == 0 {
 		o.Resume = 300

@@ -17,9 +17,10 @@ import (
 func checkFiles(t *testing.T, tree guestfs.Tree, nodes []Node, opt Options) {
 	ctx := context.Background()
 	done := make(map[guestfs.ID]bool)
+	var read int64
 	for _, n := range nodes {
 		a, err := tree.Attr(ctx, n.ID)
-		if err != nil || !a.IsRegular() || done[n.ID] || len(done) >= opt.Files {
+		if err != nil || !a.IsRegular() || done[n.ID] || read >= opt.Bytes {
 			continue
 		}
 		done[n.ID] = true
@@ -35,8 +36,10 @@ func checkFiles(t *testing.T, tree guestfs.Tree, nodes []Node, opt Options) {
 		checkEnds(t, n.Path, r)
 		if a.Size <= opt.MaxFile {
 			checkContent(t, n.Path, r, a.Blocks == 0 && opt.Sparse)
+			read += a.Size + 1<<10
 		}
 	}
+	t.Logf("read %d files", len(done))
 }
 
 // checkEnds reads around the end of the file and before its start.

@@ -131,7 +131,9 @@ func statxTime(t unix.StatxTimestamp) guestfs.Time {
 }
 
 func hostXattrs(path string) (map[string]string, error) {
-	buf := make([]byte, 64<<10)
+	bp := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
+	buf, value := (*bp)[:64<<10], (*bp)[64<<10:128<<10] // the largest that the kernel returns
 	n, err := unix.Llistxattr(path, buf)
 	if err == unix.EOPNOTSUPP {
 		return nil, nil
@@ -140,7 +142,6 @@ func hostXattrs(path string) (map[string]string, error) {
 		return nil, fmt.Errorf("listxattr: %w", err)
 	}
 	xattrs := make(map[string]string)
-	value := make([]byte, 64<<10)
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		if name == "" {
 			continue
@@ -161,10 +162,11 @@ func hostHash(path string) (string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	buf := make([]byte, 256<<10)
+	bp := buffers.Get().(*[]byte)
+	defer buffers.Put(bp)
 	for {
-		n, err := f.Read(buf)
-		h.Write(buf[:n])
+		n, err := f.Read(*bp)
+		h.Write((*bp)[:n])
 		if n == 0 && err != nil {
 			if err != io.EOF {
 				return "", err

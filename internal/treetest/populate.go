@@ -1,6 +1,7 @@
 package treetest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -48,11 +49,11 @@ func (p *populator) mkdir(name string) { p.t.Helper(); p.must(os.MkdirAll(p.path
 
 // data returns n bytes without runs of zeros.
 func (p *populator) data(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(1 + p.rng.UintN(255))
+	b := make([]byte, n+8)
+	for i := 0; i < n; i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], p.rng.Uint64()|0x0101010101010101)
 	}
-	return b
+	return b[:n]
 }
 
 func (p *populator) write(name string, n int) {
@@ -84,9 +85,9 @@ func (p *populator) files() {
 		defer f.Close()
 		pair[i] = f
 	}
-	for range 60 {
+	for range 25 {
 		for _, f := range pair {
-			_, err := f.Write(p.data(5000))
+			_, err := f.Write(p.data(9000))
 			p.must(err)
 			p.must(f.Sync())
 		}
