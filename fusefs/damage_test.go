@@ -124,7 +124,7 @@ func TestMountpointRefused(t *testing.T) {
 		source:                            "hide the source",
 		filepath.Dir(source):              "hide the source",
 		inside:                            "inside the source",
-		filepath.Join(source, "nonesuch"): "no such file",
+		filepath.Join(source, "nonesuch"): "no such directory",
 	} {
 		err := startErr(t, source, dir)
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -142,28 +142,43 @@ func noFuse() bool {
 	return err != nil
 }
 
+// ErrMountpoint means that a directory can't be mounted on.
+var ErrMountpoint = errors.New("can't be mounted on")
+
+// ErrDeadMount means that a process that died left its mount behind. It matches
+// ErrMountpoint too.
+var ErrDeadMount = fmt.Errorf("left behind by a process that has died: %w", ErrMountpoint)
+
 // checkMountpoint refuses what would hide the source or mount inside it, and a
-// mount that a dead process left behind.
+// directory on which yester is mounted already.
 func checkMountpoint(source, dir string) error {
+	switch mounted, dead, err := Mounted(dir); {
+	case err != nil:
+		return err
+	case dead:
+		return fmt.Errorf("%s: there is a mount %w", dir, ErrDeadMount)
+	case mounted:
+		return fmt.Errorf("%s: yester is mounted there already: %w", dir, ErrMountpoint)
+	}
 	fi, err := os.Stat(dir)
-	if errors.Is(err, unix.ENOTCONN) {
-		return fmt.Errorf("%s: a mount whose process has died is still there: run `yester umount %s` first: %w", dir, dir, err)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: no such directory: %w", dir, ErrMountpoint)
 	}
 	if err != nil {
 		return err
 	}
 	if !fi.IsDir() {
-		return fmt.Errorf("%s: %w", dir, unix.ENOTDIR)
+		return fmt.Errorf("%s: not a directory: %w", dir, ErrMountpoint)
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return err
 	}
 	if real == source || strings.HasPrefix(source, strings.TrimSuffix(real, "/")+"/") {
-		return fmt.Errorf("%s: mounting there would hide the source %s", dir, source)
+		return fmt.Errorf("%s: a mount there would hide the source %s: %w", dir, source, ErrMountpoint)
 	}
 	if strings.HasPrefix(real, strings.TrimSuffix(source, "/")+"/") {
-		return fmt.Errorf("%s: lies inside the source %s, which must not contain its own mount", dir, source)
+		return fmt.Errorf("%s: lies inside the source %s: %w", dir, source, ErrMountpoint)
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ var ErrBusy = errors.New("in use")
 // that served it is dead.
 func Mounted(dir string) (mounted, dead bool, err error) {
 	dir, err = canonical(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, false, nil
+	}
 	if err != nil {
 		return false, false, err
 	}
@@ -34,8 +37,9 @@ func Mounted(dir string) (mounted, dead bool, err error) {
 	if !slices.Contains(points, dir) {
 		return false, false, nil
 	}
-	var st unix.Stat_t
-	return true, errors.Is(unix.Stat(dir, &st), unix.ENOTCONN), nil
+	// Not stat, which the kernel may answer by itself.
+	var st unix.Statfs_t
+	return true, errors.Is(unix.Statfs(dir, &st), unix.ENOTCONN), nil
 }
 
 // canonical returns dir as mountinfo has it. A mount whose process is dead can't

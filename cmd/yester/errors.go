@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"yester/fusefs"
 	"yester/guestfs"
 	"yester/guestfs/guestview"
 	"yester/internal/exitcode"
@@ -87,7 +88,7 @@ func code(err error) int {
 		return coded.code
 	case isAny(err, context.Canceled, context.DeadlineExceeded):
 		return exitcode.Partial
-	case isAny(err, timeexpr.ErrSyntax):
+	case isAny(err, timeexpr.ErrSyntax, fusefs.ErrMountpoint):
 		return exitcode.Usage
 	case isAny(err, ondisk.ErrCorrupt, ondisk.ErrUnsupported, ondisk.ErrFormat, guestfs.ErrEncrypted, io.ErrUnexpectedEOF):
 		return exitcode.Damaged
@@ -118,6 +119,10 @@ func hint(err error) string {
 		return "--replay=off shows the filesystem as it lies there, without its journal: files may be stale or missing"
 	case errors.As(err, &format) && format.Field == "parent" && strings.Contains(format.Msg, "time stamp"):
 		return "a parent that was written to makes its children worthless; --allow-changed-parent opens it if only its time stamp was changed"
+	case errors.Is(err, fusefs.ErrDeadMount):
+		return "`yester umount DIR` cleans it up"
+	case errors.Is(err, fusefs.ErrMountpoint):
+		return "choose an existing directory that is outside the source"
 	case errors.Is(err, timeexpr.ErrSyntax):
 		return "examples: --at latest, --at 10D, --at '2006-07-28 02:30', --at 3B; see `yester --help`"
 	case errors.Is(err, timeexpr.ErrNotFound):

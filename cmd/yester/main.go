@@ -26,6 +26,12 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	g := &globalFlags{stdout: os.Stdout, stderr: os.Stderr}
 	root := newRootCommand(g)
+	args, err := mountHelperArgs(os.Args[0], os.Args[1:])
+	if err != nil {
+		g.fail(err)
+		return exitcode.Usage
+	}
+	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitcode.OK
