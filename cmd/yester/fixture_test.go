@@ -32,6 +32,7 @@ const (
 //	text.txt          no image at all
 func makeFixtures(t *testing.T) string {
 	t.Helper()
+	t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin") // where Debian keeps them from users
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") != "" {

@@ -136,6 +136,19 @@ func (d *hostDir) adopt(id guestfs.ID, attr guestfs.Attr) {
 	d.adopts, d.id, d.attr = true, id, attr
 }
 
+// open lets the user into a directory that was there already, until it gets the
+// mode it has in the tree: that of an earlier run may forbid to change anything.
+func (d *hostDir) open(made bool) error {
+	if made || d.root == nil || d.c.euid == 0 || d.c.opt.DryRun {
+		return nil
+	}
+	fi, err := d.fd.Stat()
+	if err != nil || fi.Mode()&0o700 == 0o700 {
+		return err
+	}
+	return d.fd.Chmod(fi.Mode().Perm() | 0o700)
+}
+
 // setLate puts the attributes of d and of those above it off to the end of the
 // run: links are still to be made in it, which changes its times, and
 // directories above it may not let anybody pass once they have their modes.

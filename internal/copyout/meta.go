@@ -146,6 +146,8 @@ func (c *copier) xattrs(ctx context.Context, t target) (mode uint32) {
 	}
 	// What the host's directory passes on to new files isn't the guest's.
 	inherited := t.inherited()
+	// An ACL that makes the file read-only comes after what it would forbid.
+	slices.SortStableFunc(names, func(a, b string) int { return isACL(a) - isACL(b) })
 	for _, name := range names {
 		value, err := c.tree.Xattr(ctx, t.id, name)
 		if err != nil {
@@ -181,6 +183,14 @@ func (t *target) inherited() []string {
 	return nil
 }
 
+// isACL returns 1 for the names of ACLs, else 0.
+func isACL(name string) int {
+	if name == accessACL || name == defaultACL {
+		return 1
+	}
+	return 0
+}
+
 // damaged notes that attributes can't be read from the source.
 func (c *copier) damaged(ctx context.Context, source string, err error) {
 	if ctx.Err() != nil {
@@ -201,7 +211,7 @@ func (t *target) setXattr(name string, value []byte) error {
 
 // xattrKind is the Loss.Kind of an extended attribute.
 func xattrKind(name string) string {
-	if name == accessACL || name == defaultACL {
+	if isACL(name) == 1 {
 		return lossACL
 	}
 	space, _, _ := strings.Cut(name, ".")

@@ -93,6 +93,9 @@ func (c *copier) subdirectory(ctx context.Context, d *hostDir, source string, e 
 	sub.source = source
 	if made || c.opt.Overwrite != Never {
 		sub.adopt(e.ID, attr)
+		if err := sub.open(made); err != nil {
+			c.failed(ctx, source, dest, attr.Mode, err)
+		}
 	}
 	c.report(Event{Action: Copied, Source: source, Dest: dest, Mode: attr.Mode})
 	c.directory(ctx, sub, e.ID, source, depth+1)
