@@ -185,6 +185,8 @@ func (t *task) run() {
 		return
 	}
 	switch {
+	case t.job.Exact && (!t.writes || t.edtl != t.job.OutLen):
+		t.job.Refuse()
 	case t.job.Chunk != nil:
 		t.runChunks()
 	case t.job.Work != nil:
@@ -252,9 +254,6 @@ func (t *task) runChunks() {
 	step := int64(min(t.c.maxBurst, 256<<10))
 	step -= step % 4096
 	step = max(step, 4096)
-	if total == 0 && t.job.OutLen > 0 {
-		t.job.Refuse() // GOOD would say that something was written or compared
-	}
 	if total == 0 || !t.c.memory.take(step) {
 		return
 	}

@@ -1,7 +1,5 @@
 package scsi
 
-import "math"
-
 // class says how a command fares under a reservation that another nexus holds.
 type class uint8
 
@@ -14,11 +12,12 @@ const (
 
 // command describes one operation code, or one service action of it.
 type command struct {
-	op     byte
-	sa     int // service action, or noSA
-	class  class
-	free6  bool // allowed under RESERVE(6) of another nexus
-	medium bool // write-class: 07/2700 without a place for writes
+	op      byte
+	sa      int // service action, or noSA
+	class   class
+	free6   bool // allowed under RESERVE(6) of another nexus
+	medium  bool // write-class: 07/2700 without a place for writes
+	protect bool // has a WRPROTECT field
 	// usage is the CDB usage map of SPC-4 section 6.35.3: a bit is set where the
 	// device looks at it. Its first byte is the opcode, its length the CDB's.
 	usage   []byte
@@ -38,59 +37,59 @@ const (
 
 // commands lists what a unit answers; those with medium set only with an overlay.
 var commands = []command{
-	{opTestUnitReady, noSA, classAlways, false, false, usage6(0, 0, 0, 0), timeQuick, ok},
-	{opRequestSense, noSA, classAlways, true, false, usage6(0x01, 0, 0, 0xff), timeQuick, requestSense},
-	{opRead6, noSA, classRead, false, false, usage6(0x1f, 0xff, 0xff, 0xff), timeMedium, read},
-	{opInquiry, noSA, classAlways, true, false, usage6(0x01, 0xff, 0xff, 0xff), timeQuick, inquiry},
-	{opModeSelect6, noSA, classWrite, false, false, usage6(0x11, 0, 0, 0xff), timeQuick, modeSelect},
-	{opReserve6, noSA, classReserve6, false, false, usage6(0, 0, 0, 0), timeQuick, reserve6},
-	{opRelease6, noSA, classReserve6, true, false, usage6(0, 0, 0, 0), timeQuick, release6},
-	{opModeSense6, noSA, classAlways, false, false, usage6(0x08, 0xff, 0xff, 0xff), timeQuick, modeSense},
-	{opStartStop, noSA, classAlways, false, false, usage6(0x01, 0, 0x0f, 0xf7), timeQuick, startStop},
-	{opPreventAllow, noSA, classAlways, true, false, usage6(0, 0, 0, 0x03), timeQuick, ok},
-	{opReadCapacity10, noSA, classAlways, true, false, usage10(0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01), timeQuick, readCapacity10},
-	{opRead10, noSA, classRead, false, false, usageRW10(0xf8), timeMedium, read},
-	{opVerify10, noSA, classRead, false, false, usageRW10(0xf6), timeLong, verify},
-	{opPrefetch10, noSA, classRead, false, false, usageRW10(0x02), timeQuick, prefetch},
-	{opSyncCache10, noSA, classAlways, false, false, usageRW10(0x06), timeMedium, syncCache},
-	{opModeSelect10, noSA, classWrite, false, false, usage10(0x11, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, modeSelect},
-	{opReserve10, noSA, classReserve6, false, false, usage10(0, 0, 0, 0, 0, 0, 0, 0), timeQuick, reserve6},
-	{opRelease10, noSA, classReserve6, true, false, usage10(0, 0, 0, 0, 0, 0, 0, 0), timeQuick, release6},
-	{opModeSense10, noSA, classAlways, false, false, usage10(0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff), timeQuick, modeSense},
-	{opPersistentIn, saReadKeys, classAlways, false, false, usage10(0x1f, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, persistentIn},
-	{opPersistentIn, saReadReservation, classAlways, false, false, usage10(0x1f, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, persistentIn},
-	{opPersistentIn, saReportCaps, classAlways, false, false, usage10(0x1f, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, persistentIn},
-	{opPersistentIn, saReadFullStatus, classAlways, false, false, usage10(0x1f, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, persistentIn},
-	{opPersistentOut, saRegister, classAlways, false, false, usagePROut, timeQuick, persistentOut},
-	{opPersistentOut, saReserve, classAlways, false, false, usagePROut, timeQuick, persistentOut},
-	{opPersistentOut, saRelease, classAlways, false, false, usagePROut, timeQuick, persistentOut},
-	{opPersistentOut, saClear, classAlways, false, false, usagePROut, timeQuick, persistentOut},
-	{opPersistentOut, saPreempt, classAlways, false, false, usagePROut, timeQuick, persistentOut},
-	{opPersistentOut, saPreemptAbort, classAlways, false, false, usagePROut, timeQuick, persistentOut},
-	{opPersistentOut, saRegisterIgnore, classAlways, false, false, usagePROut, timeQuick, persistentOut},
-	{opRead16, noSA, classRead, false, false, usageRW16(0xf8), timeMedium, read},
-	{opVerify16, noSA, classRead, false, false, usageRW16(0xf6), timeLong, verify},
-	{opPrefetch16, noSA, classRead, false, false, usageRW16(0x02), timeQuick, prefetch},
-	{opSyncCache16, noSA, classAlways, false, false, usageRW16(0x06), timeMedium, syncCache},
-	{opServiceIn16, saReadCapacity16, classAlways, true, false, usageSA16, timeQuick, readCapacity16},
-	{opServiceIn16, saGetLBAStatus, classRead, false, false, usageSA16, timeMedium, getLBAStatus},
-	{opReportLUNs, noSA, classAlways, true, false, usage12(0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0), timeQuick, reportLUNs},
-	{opMaintenanceIn, saReportOpcodes, classAlways, false, false, usage12(0x1f, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0), timeQuick, nil},
-	{opRead12, noSA, classRead, false, false, usageRW12(0xf8), timeMedium, read},
-	{opVerify12, noSA, classRead, false, false, usageRW12(0xf6), timeLong, verify},
+	{opTestUnitReady, noSA, classAlways, false, false, false, usage6(0, 0, 0, 0), timeQuick, ok},
+	{opRequestSense, noSA, classAlways, true, false, false, usage6(0x01, 0, 0, 0xff), timeQuick, requestSense},
+	{opRead6, noSA, classRead, false, false, false, usage6(0x1f, 0xff, 0xff, 0xff), timeMedium, read},
+	{opInquiry, noSA, classAlways, true, false, false, usage6(0x01, 0xff, 0xff, 0xff), timeQuick, inquiry},
+	{opModeSelect6, noSA, classWrite, false, false, false, usage6(0x11, 0, 0, 0xff), timeQuick, modeSelect},
+	{opReserve6, noSA, classReserve6, false, false, false, usage6(0, 0, 0, 0), timeQuick, reserve6},
+	{opRelease6, noSA, classReserve6, true, false, false, usage6(0, 0, 0, 0), timeQuick, release6},
+	{opModeSense6, noSA, classAlways, false, false, false, usage6(0x08, 0xff, 0xff, 0xff), timeQuick, modeSense},
+	{opStartStop, noSA, classAlways, false, false, false, usage6(0x01, 0, 0x0f, 0xf7), timeQuick, startStop},
+	{opPreventAllow, noSA, classAlways, true, false, false, usage6(0, 0, 0, 0x03), timeQuick, ok},
+	{opReadCapacity10, noSA, classAlways, true, false, false, usage10(0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01), timeQuick, readCapacity10},
+	{opRead10, noSA, classRead, false, false, false, usageRW10(0xf8), timeMedium, read},
+	{opVerify10, noSA, classRead, false, false, false, usageRW10(0xf6), timeLong, verify},
+	{opPrefetch10, noSA, classRead, false, false, false, usageRW10(0x02), timeQuick, prefetch},
+	{opSyncCache10, noSA, classAlways, false, false, false, usageRW10(0x06), timeMedium, syncCache},
+	{opModeSelect10, noSA, classWrite, false, false, false, usage10(0x11, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, modeSelect},
+	{opReserve10, noSA, classReserve6, false, false, false, usage10(0, 0, 0, 0, 0, 0, 0, 0), timeQuick, reserve6},
+	{opRelease10, noSA, classReserve6, true, false, false, usage10(0, 0, 0, 0, 0, 0, 0, 0), timeQuick, release6},
+	{opModeSense10, noSA, classAlways, false, false, false, usage10(0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff), timeQuick, modeSense},
+	{opPersistentIn, saReadKeys, classAlways, false, false, false, usage10(0x1f, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, persistentIn},
+	{opPersistentIn, saReadReservation, classAlways, false, false, false, usage10(0x1f, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, persistentIn},
+	{opPersistentIn, saReportCaps, classAlways, false, false, false, usage10(0x1f, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, persistentIn},
+	{opPersistentIn, saReadFullStatus, classAlways, false, false, false, usage10(0x1f, 0, 0, 0, 0, 0, 0xff, 0xff), timeQuick, persistentIn},
+	{opPersistentOut, saRegister, classAlways, false, false, false, usagePROut, timeQuick, persistentOut},
+	{opPersistentOut, saReserve, classAlways, false, false, false, usagePROut, timeQuick, persistentOut},
+	{opPersistentOut, saRelease, classAlways, false, false, false, usagePROut, timeQuick, persistentOut},
+	{opPersistentOut, saClear, classAlways, false, false, false, usagePROut, timeQuick, persistentOut},
+	{opPersistentOut, saPreempt, classAlways, false, false, false, usagePROut, timeQuick, persistentOut},
+	{opPersistentOut, saPreemptAbort, classAlways, false, false, false, usagePROut, timeQuick, persistentOut},
+	{opPersistentOut, saRegisterIgnore, classAlways, false, false, false, usagePROut, timeQuick, persistentOut},
+	{opRead16, noSA, classRead, false, false, false, usageRW16(0xf8), timeMedium, read},
+	{opVerify16, noSA, classRead, false, false, false, usageRW16(0xf6), timeLong, verify},
+	{opPrefetch16, noSA, classRead, false, false, false, usageRW16(0x02), timeQuick, prefetch},
+	{opSyncCache16, noSA, classAlways, false, false, false, usageRW16(0x06), timeMedium, syncCache},
+	{opServiceIn16, saReadCapacity16, classAlways, true, false, false, usageSA16, timeQuick, readCapacity16},
+	{opServiceIn16, saGetLBAStatus, classRead, false, false, false, usageSA16, timeMedium, getLBAStatus},
+	{opReportLUNs, noSA, classAlways, true, false, false, usage12(0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0), timeQuick, reportLUNs},
+	{opMaintenanceIn, saReportOpcodes, classAlways, false, false, false, usage12(0x1f, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0), timeQuick, nil},
+	{opRead12, noSA, classRead, false, false, false, usageRW12(0xf8), timeMedium, read},
+	{opVerify12, noSA, classRead, false, false, false, usageRW12(0xf6), timeLong, verify},
 
-	{opWrite6, noSA, classWrite, false, true, usage6(0x1f, 0xff, 0xff, 0xff), timeMedium, write},
-	{opWrite10, noSA, classWrite, false, true, usageRW10(0xf8), timeMedium, write},
-	{opWriteVerify10, noSA, classWrite, false, true, usageRW10(0xf2), timeMedium, write},
-	{opWriteSame10, noSA, classWrite, false, true, usageRW10(0xf8), timeLong, writeSame},
-	{opUnmap, noSA, classWrite, false, true, usage10(0x01, 0, 0, 0, 0, 0, 0xff, 0xff), timeLong, unmap},
-	{opCompareAndWrite, noSA, classWrite, false, true, usage16(0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0), timeMedium, compareAndWrite},
-	{opWrite16, noSA, classWrite, false, true, usageRW16(0xf8), timeMedium, write},
-	{opOrWrite16, noSA, classWrite, false, true, usageRW16(0xf8), timeMedium, orWrite},
-	{opWriteVerify16, noSA, classWrite, false, true, usageRW16(0xf2), timeMedium, write},
-	{opWriteSame16, noSA, classWrite, false, true, usageRW16(0xf9), timeLong, writeSame},
-	{opWrite12, noSA, classWrite, false, true, usageRW12(0xf8), timeMedium, write},
-	{opWriteVerify12, noSA, classWrite, false, true, usageRW12(0xf2), timeMedium, write},
+	{opWrite6, noSA, classWrite, false, true, false, usage6(0x1f, 0xff, 0xff, 0xff), timeMedium, write},
+	{opWrite10, noSA, classWrite, false, true, true, usageRW10(0xf8), timeMedium, write},
+	{opWriteVerify10, noSA, classWrite, false, true, true, usageRW10(0xf2), timeMedium, write},
+	{opWriteSame10, noSA, classWrite, false, true, true, usageRW10(0xf8), timeLong, writeSame},
+	{opUnmap, noSA, classWrite, false, true, false, usage10(0x01, 0, 0, 0, 0, 0, 0xff, 0xff), timeLong, unmap},
+	{opCompareAndWrite, noSA, classWrite, false, true, true, usage16(0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0), timeMedium, compareAndWrite},
+	{opWrite16, noSA, classWrite, false, true, true, usageRW16(0xf8), timeMedium, write},
+	{opOrWrite16, noSA, classWrite, false, true, true, usageRW16(0xf8), timeMedium, orWrite},
+	{opWriteVerify16, noSA, classWrite, false, true, true, usageRW16(0xf2), timeMedium, write},
+	{opWriteSame16, noSA, classWrite, false, true, true, usageRW16(0xf9), timeLong, writeSame},
+	{opWrite12, noSA, classWrite, false, true, true, usageRW12(0xf8), timeMedium, write},
+	{opWriteVerify12, noSA, classWrite, false, true, true, usageRW12(0xf2), timeMedium, write},
 }
 
 // writeClass are further opcodes that would change the medium; none of them is
@@ -193,6 +192,10 @@ func (n *Nexus) Prepare(lun uint64, cdb []byte, j *Job) {
 		return
 	}
 	if c.medium && !u.writable() {
+		if c.protect && protected(cdb) { // wrong on any unit, whatever it holds
+			j.illegal(ascInvalidField)
+			return
+		}
 		j.check(keyDataProtect, ascWriteProtected)
 		return
 	}
@@ -263,7 +266,7 @@ func blocksOf(cdb []byte) span {
 // limit bytes.
 func (u *Unit) bounds(p span, limit int64, j *Job) bool {
 	if p.lba > u.blocks || p.n > u.blocks-p.lba {
-		j.checkInfo(keyIllegalRequest, ascLBARange, min(p.lba, math.MaxUint64))
+		j.checkInfo(keyIllegalRequest, ascLBARange, p.lba)
 		return false
 	}
 	if limit > 0 && p.n > uint64(limit)>>u.shift {

@@ -36,6 +36,9 @@ func (u *Unit) modePage(code byte, pc byte) []byte {
 			p[4] = controlSWP
 			break
 		}
+		if u.descriptors() {
+			p[2] = 0x04 // D_SENSE
+		}
 		p[3] = 0x10 // unrestricted reordering of commands
 		if pc == pcCurrent && u.swp.Load() {
 			p[4] |= controlSWP

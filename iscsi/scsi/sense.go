@@ -12,25 +12,28 @@ func sense(key byte, asc uint16) []byte {
 	return s
 }
 
-// senseInfo makes sense data with the information field set: fixed format where
-// its four bytes are enough, else descriptor format (SPC-4 section 4.5.2), since
-// a wrong or missing address is worth less than an unusual format.
-func senseInfo(key byte, asc uint16, info uint64) []byte {
-	if info <= math.MaxUint32 {
-		s := sense(key, asc)
-		s[0] |= 0x80 // VALID
-		be.PutUint32(s[3:], uint32(info))
-		return s
-	}
-	s := make([]byte, 20)
+// senseDescriptor makes descriptor-format sense data. SPC-4 section 4.5.2.
+func senseDescriptor(key byte, asc uint16) []byte {
+	s := make([]byte, 8)
 	s[0] = 0x72
 	s[1] = key
 	be.PutUint16(s[2:], asc)
-	s[7] = 12   // additional length
-	s[9] = 10   // information descriptor: type 0, length 10
-	s[10] = 128 // VALID
-	be.PutUint64(s[12:], info)
 	return s
+}
+
+// addInfo sets the information field: four bytes of fixed format, which stays
+// without where they aren't enough, or a descriptor.
+func addInfo(s []byte, info uint64) []byte {
+	if s[0] == 0x70 {
+		if info <= math.MaxUint32 {
+			s[0] |= 0x80 // VALID
+			be.PutUint32(s[3:], uint32(info))
+		}
+		return s
+	}
+	s[7] = 12                     // additional length
+	s = append(s, 0, 10, 0x80, 0) // information descriptor, VALID
+	return be.AppendUint64(s, info)
 }
 
 // Job is what a command asks of its transport. Exactly one of these holds after
@@ -57,20 +60,30 @@ type Job struct {
 	ReadOff, ReadLen int64 // bytes
 
 	OutLen int64 // bytes of data-out the command takes
-	Work   func(c Context, j *Job, out []byte)
-	Chunk  func(c Context, j *Job, p []byte, off int64) bool
+	// Exact: an initiator that means to send another number of bytes means
+	// another command; refuse it (Refuse) rather than compare or repeat the wrong
+	// bytes.
+	Exact bool
+	Work  func(c Context, j *Job, out []byte)
+	Chunk func(c Context, j *Job, p []byte, off int64) bool
 
 	unit *Unit
 }
 
 func (j *Job) check(key byte, asc uint16) {
-	j.Status, j.Sense, j.In = StatusCheckCondition, sense(key, asc), nil
+	j.Status, j.Sense, j.In = StatusCheckCondition, nil, nil
+	if j.unit != nil && j.unit.descriptors() {
+		j.Sense = senseDescriptor(key, asc)
+		return
+	}
+	j.Sense = sense(key, asc)
 }
 
 func (j *Job) illegal(asc uint16) { j.check(keyIllegalRequest, asc) }
 
 func (j *Job) checkInfo(key byte, asc uint16, info uint64) {
-	j.Status, j.Sense, j.In = StatusCheckCondition, senseInfo(key, asc, info), nil
+	j.check(key, asc)
+	j.Sense = addInfo(j.Sense, info)
 }
 
 // FailRead makes the outcome that of an unrecovered read error in the block that
@@ -97,6 +110,6 @@ func (j *Job) reply(data []byte, alloc int) {
 	j.In = data
 }
 
-// Refuse makes the outcome that of a command whose data-out is shorter than what
-// it says: an invalid field in the CDB.
+// Refuse makes the outcome that of a command whose data-out isn't as long as its
+// CDB says: an invalid field in the CDB.
 func (j *Job) Refuse() { j.illegal(ascInvalidField) }

@@ -97,6 +97,10 @@ func printable(s string) bool {
 	return true
 }
 
+// descriptors reports whether sense is in descriptor format, as D_SENSE says: on
+// units whose addresses don't fit into the four bytes of the fixed one.
+func (u *Unit) descriptors() bool { return u.blocks > 1<<32 }
+
 // writable reports whether writes have somewhere to go and aren't switched off.
 func (u *Unit) writable() bool { return u.Overlay != nil && !u.swp.Load() }
 

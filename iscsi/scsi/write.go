@@ -28,10 +28,10 @@ func verify(_ *Nexus, s *lunState, cdb []byte, j *Job) {
 	case bytchk == 0:
 		j.Work = func(c Context, j *Job, _ []byte) { j.verifyReadable(c, s.medium, off, n) }
 	case bytchk == 1:
-		j.OutLen = n
+		j.OutLen, j.Exact = n, true
 		j.Chunk = func(c Context, j *Job, p []byte, at int64) bool { return j.compare(c, s.medium, p, off+at, at) }
 	default: // one block, compared with all
-		j.OutLen = int64(u.blockSize)
+		j.OutLen, j.Exact = int64(u.blockSize), true
 		j.Work = func(c Context, j *Job, out []byte) {
 			for at := int64(0); at < n; at += int64(len(out)) {
 				if !j.compare(c, s.medium, out, off+at, 0) {
@@ -149,7 +149,7 @@ func writeSame(_ *Nexus, s *lunState, cdb []byte, j *Job) {
 	}
 	off, n := u.bytes(p)
 	if !noData {
-		j.OutLen = int64(u.blockSize)
+		j.OutLen, j.Exact = int64(u.blockSize), true
 	}
 	j.Work = func(c Context, j *Job, one []byte) {
 		var err error
@@ -220,11 +220,11 @@ func compareAndWrite(_ *Nexus, s *lunState, cdb []byte, j *Job) {
 		j.illegal(ascInvalidField)
 		return
 	}
-	if !u.bounds(p, maxGather/2, j) || p.n == 0 {
+	if !u.bounds(p, maxGather/2, j) {
 		return
 	}
 	off, n := u.bytes(p)
-	j.OutLen = 2 * n
+	j.OutLen, j.Exact = 2*n, true
 	j.Work = func(c Context, j *Job, out []byte) {
 		u.atomicMu.Lock()
 		defer u.atomicMu.Unlock()
