@@ -129,7 +129,9 @@ func (c *conn) run() {
 		c.srv.limiter.loggedIn(c.from)
 		pending = false
 		c.nc.SetDeadline(time.Time{})
-		c.splice = newSplicer(c.nc)
+		if c.srv.spliceLocal || !c.local() {
+			c.splice = newSplicer(c.nc)
+		}
 		c.startWatch()
 		return c.serve()
 	})
@@ -165,6 +167,15 @@ func (c *conn) end(cause error) {
 		}
 	}
 	close(c.done)
+}
+
+// local reports whether the peer is on this host. Its pages then don't go to a
+// network card: they are copied out of the page cache by the initiator, page by
+// page, which costs more than the copy that splice saves here (measured: 1.8 GB/s
+// copied, 0.7 GB/s spliced; docs/decisions/0005-iscsi-target.md).
+func (c *conn) local() bool {
+	l, ok := c.nc.LocalAddr().(*net.TCPAddr)
+	return !ok || c.from.IsLoopback() || l.AddrPort().Addr().Unmap() == c.from
 }
 
 // port is the initiator port's SCSI name. RFC 7143 section 4.4.1.

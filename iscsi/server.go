@@ -33,6 +33,8 @@ type Server struct {
 	pdus    sync.Pool // *outPDU
 	pipes   pipePool
 
+	spliceLocal bool // splice to loopback too; set by tests
+
 	mu        sync.Mutex // guards what follows
 	targets   map[string]*target
 	listeners map[net.Listener]struct{}
