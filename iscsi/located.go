@@ -28,8 +28,11 @@ type located struct {
 	size  int64
 	whole atomic.Pointer[block.Extent]
 	asked atomic.Bool
-	slots []atomic.Pointer[window]
+	maps  bool                    // Reader knows its extents
+	slots atomic.Pointer[windows] // made by the first read: most targets are never read
 }
+
+type windows [windowSlots]atomic.Pointer[window]
 
 type window struct {
 	start   int64
@@ -38,9 +41,7 @@ type window struct {
 
 func newLocated(r block.Reader) *located {
 	l := &located{Reader: r, size: r.Size()}
-	if _, ok := r.(block.Mapper); ok {
-		l.slots = make([]atomic.Pointer[window], windowSlots)
-	}
+	_, l.maps = r.(block.Mapper)
 	return l
 }
 
@@ -74,13 +75,17 @@ const (
 // lookup says, without waiting, what is known of the n bytes at off. The extent
 // begins at off; it covers the range when they are inPlace.
 func (l *located) lookup(off, n int64) (block.Extent, knowledge) {
-	if l.slots == nil {
+	if !l.maps {
 		return block.Extent{}, plain
 	}
 	if w := l.whole.Load(); w != nil && n <= w.Len-off {
 		return block.Extent{Len: w.Len - off, File: w.File, Off: w.Off + off}, inPlace
 	}
-	w := l.slots[off/windowSize%windowSlots].Load()
+	slots := l.slots.Load()
+	if slots == nil {
+		return block.Extent{}, unknown
+	}
+	w := slots[off/windowSize%windowSlots].Load()
 	if w == nil || w.start != off-off%windowSize {
 		return block.Extent{}, unknown
 	}
@@ -110,7 +115,7 @@ func (l *located) lookup(off, n int64) (block.Extent, knowledge) {
 // learn looks up the window of off; it may wait. Failures are left for the read
 // itself to find.
 func (l *located) learn(ctx context.Context, off int64) {
-	if l.slots == nil {
+	if !l.maps {
 		return
 	}
 	if !l.asked.Swap(true) {
@@ -129,7 +134,12 @@ func (l *located) learn(ctx context.Context, off int64) {
 		w.extents = append(w.extents, e)
 		at += e.Len
 	}
-	l.slots[off/windowSize%windowSlots].Store(w)
+	slots := l.slots.Load()
+	if slots == nil {
+		l.slots.CompareAndSwap(nil, new(windows))
+		slots = l.slots.Load()
+	}
+	slots[off/windowSize%windowSlots].Store(w)
 }
 
 func (l *located) askWhole(ctx context.Context) {
