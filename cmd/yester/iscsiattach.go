@@ -148,12 +148,9 @@ Windows (PowerShell, as administrator)
   Disconnect-IscsiTarget -NodeAddress $t -Confirm:$false
   Remove-IscsiTargetPortal @p -Confirm:$false
 
-QEMU and libguestfs
+QEMU and libguestfs{{if .Mutual}} (whose initiator doesn't ask targets to prove themselves){{end}}
 {{- if .CHAP}}
   export LIBISCSI_CHAP_USERNAME={{sh .User}} LIBISCSI_CHAP_PASSWORD='SECRET'
-{{- end}}
-{{- if .Mutual}}
-  export LIBISCSI_CHAP_TARGET_USERNAME={{sh .MutualUser}} LIBISCSI_CHAP_TARGET_PASSWORD='MUTUALSECRET'
 {{- end}}
   U=iscsi://{{.Portal}}/{{.Target}}/{{.LUN}}
   qemu-img convert -p -O qcow2 $U disk.qcow2

@@ -208,14 +208,19 @@ func (t *targetSet) update(points []restorepoint.Point) {
 	}
 }
 
-// remove takes a target away. Its initiators are given time to log out, so it goes
-// on in the background; follow hears when it is done.
+// removeWait is how long remove waits for a target to go; without sessions it goes
+// at once.
+const removeWait = 100 * time.Millisecond
+
+// remove takes a target away. Its initiators are given time to log out, so it may
+// go on in the background; follow then hears when it is done.
 func (t *targetSet) remove(s *servedPoint) {
 	t.mu.Lock()
 	delete(t.targets, s.iqn)
 	t.mu.Unlock()
-	t.leaving[s.iqn] = true
+	done := make(chan struct{})
 	t.removal.Go(func() {
+		defer close(done)
 		ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 		defer cancel()
 		if err := t.srv.RemoveTarget(ctx, s.iqn); err != nil {
@@ -223,11 +228,20 @@ func (t *targetSet) remove(s *servedPoint) {
 		} else {
 			s.opener.close()
 		}
+	})
+	select {
+	case <-done:
+		return
+	case <-time.After(removeWait):
+	}
+	t.leaving[s.iqn] = true
+	go func() {
+		<-done
 		select {
 		case t.left <- s.iqn:
 		case <-t.ended:
 		}
-	})
+	}()
 }
 
 // follow keeps the targets in step with the source until ctx is done.
