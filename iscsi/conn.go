@@ -178,8 +178,13 @@ func (c *conn) local() bool {
 	return !ok || c.from.IsLoopback() || l.AddrPort().Addr().Unmap() == c.from
 }
 
-// port is the initiator port's SCSI name. RFC 7143 section 4.4.1.
-func (c *conn) port() string { return fmt.Sprintf("%s,i,0x%x", c.initiator, c.key.isid) }
+// port is the initiator port's SCSI name.
+func (c *conn) port() string { return portName(c.initiator, c.key.isid) }
+
+// portName makes an initiator port's SCSI name. RFC 7143 section 4.4.1.
+func portName(initiator string, isid [6]byte) string {
+	return fmt.Sprintf("%s,i,0x%x", initiator, isid)
+}
 
 // guarded calls f and turns a panic into an error: whatever went wrong belongs to
 // one session, and ends that one alone. It is the only place that recovers.

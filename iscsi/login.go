@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"yester/iscsi/pdu"
+	"yester/iscsi/scsi"
 )
 
 // maxLoginPDUs bounds the exchanges of one login; the longest, mutual CHAP with
@@ -389,6 +390,26 @@ func (l *loginState) establish() error {
 		}
 	}
 	c.cid = l.cid
+	var nexus *scsi.Nexus
+	if !c.discovery { // may make scratch files: not under the lock
+		var err error
+		if nexus, err = t.device.Attach(portName(c.initiator, key.isid)); err != nil {
+			return refuse(pdu.LoginOutOfResources, "%w", err)
+		}
+	}
+	err := l.register(key, t, nexus)
+	if err != nil && nexus != nil {
+		nexus.Detach()
+		for _, o := range t.overlays {
+			o.done(portName(c.initiator, key.isid), false)
+		}
+	}
+	return err
+}
+
+// register enters the session, unless things have changed since establish looked.
+func (l *loginState) register(key sessionKey, t *target, nexus *scsi.Nexus) error {
+	c, s := l.c, l.c.srv
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -407,11 +428,7 @@ func (l *loginState) establish() error {
 	}
 	c.key, c.tsih = key, h
 	if !c.discovery {
-		n, err := t.device.Attach(fmt.Sprintf("%s,i,0x%x", c.initiator, key.isid))
-		if err != nil {
-			return refuse(pdu.LoginOutOfResources, "%w", err)
-		}
-		c.nexus = n
+		c.nexus = nexus
 		c.target.Store(t)
 		s.sessions[key] = c
 	}

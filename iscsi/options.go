@@ -50,8 +50,8 @@ type Metrics interface {
 // Limits bound what initiators can use up.
 type Limits struct {
 	Connections        int           // at once, in all; 1024
-	ConnectionsPerAddr int           // at once, per address; 64
-	Pending            int           // not logged in yet, per address; 16
+	ConnectionsPerAddr int           // at once, per address; 256
+	Pending            int           // not logged in yet, per address; 64
 	LoginTimeout       time.Duration // from connecting to the end of login; 15 s
 	LoginBytes         int           // text taken during one login; 64 KiB
 	FailedLogins       int           // per address within FailureWindow, then it is turned away; 10
@@ -66,8 +66,8 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	set(&l.Connections, 1024)
-	set(&l.ConnectionsPerAddr, 64)
-	set(&l.Pending, 16)
+	set(&l.ConnectionsPerAddr, 256)
+	set(&l.Pending, 64)
 	set(&l.LoginTimeout, 15*time.Second)
 	set(&l.LoginBytes, 64<<10)
 	set(&l.FailedLogins, 10)

@@ -13,7 +13,8 @@ const (
 	flushBytes = 256 << 10
 	// maxQueued bounds the PDUs waiting for a peer that sends requests and takes
 	// no answers; the reading goroutine then waits with it.
-	maxQueued = 4096
+	maxQueued      = 4096
+	maxQueuedBytes = 8 << 20 // more than Limits.Memory: reads alone never reach it
 )
 
 // outPDU is a PDU on its way out. Data lie in data or, for reads of a host file
@@ -178,9 +179,9 @@ func (c *conn) flush() {
 // throttle makes the reading goroutine wait while too much is queued.
 func (c *conn) throttle() {
 	c.outMu.Lock()
-	full := len(c.out) > maxQueued
-	big := c.outBytes > flushBytes
-	for full && len(c.out) > maxQueued && c.writing && c.outErr == nil {
+	over := func() bool { return len(c.out) > maxQueued || c.outBytes > maxQueuedBytes }
+	full, big := over(), c.outBytes > flushBytes
+	for over() && c.writing && c.outErr == nil {
 		c.outCond.Wait()
 	}
 	c.outMu.Unlock()

@@ -3,6 +3,7 @@ package scsi
 import (
 	"bytes"
 	"errors"
+	"time"
 
 	"yester/internal/block"
 )
@@ -77,9 +78,10 @@ func (j *Job) compare(c Context, m Medium, p []byte, off, at int64) bool {
 	return true
 }
 
-// ReadMedium fills p from off. A failure says at which byte it lies, as near as
-// the medium tells; a short read is a failure whatever error came with it.
+// ReadMedium fills p from off. A failure says at which byte it lies; a short read
+// is a failure whatever error came with it.
 func ReadMedium(c Context, m Medium, p []byte, off int64) (failed int64, err error) {
+	began := time.Now()
 	n, err := m.ReadAtContext(c, p, off)
 	if n == len(p) {
 		return 0, nil
@@ -90,7 +92,34 @@ func ReadMedium(c Context, m Medium, p []byte, off int64) (failed int64, err err
 	if err == nil {
 		err = errors.New("short read without an error")
 	}
+	if n == 0 && c.Err() == nil && time.Since(began) < narrowWithin {
+		n = narrow(c, m, p, off)
+	}
 	return off + int64(n), err
+}
+
+// A medium that fails as a whole says nothing about where. Asking again for
+// halves finds the first bad sector, as long as it answers quickly: one that
+// takes its time to fail isn't asked a dozen times more.
+const (
+	narrowWithin = 100 * time.Millisecond
+	sector       = 512
+)
+
+// narrow returns how many bytes at off can be read before the first that can't.
+// p is overwritten.
+func narrow(c Context, m Medium, p []byte, off int64) int {
+	good, bad := 0, len(p) // p[:good] can be read, p[:bad] can't
+	for end := time.Now().Add(10 * narrowWithin); bad-good > sector && c.Err() == nil && time.Now().Before(end); {
+		mid := good + max(sector, (bad-good)/2/sector*sector)
+		n, _ := m.ReadAtContext(c, p[good:mid], off+int64(good))
+		if n == mid-good {
+			good = mid
+			continue
+		}
+		good, bad = good+max(0, min(n, mid-good)), mid
+	}
+	return good
 }
 
 // failWrite makes the outcome that of a write the overlay couldn't take.

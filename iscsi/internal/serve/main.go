@@ -62,6 +62,7 @@ func run() error {
 	mutual := flag.String("mutual", "", "mutual CHAP name:secret")
 	delay := flag.Duration("delay", 0, "per read")
 	block := flag.Int("block", 512, "logical block size")
+	physical := flag.Int("physical", 0, "physical block size")
 	insecure := flag.Bool("insecure", false, "listen anywhere without CHAP")
 	profile := flag.String("pprof", "", "address of net/http/pprof")
 	verbose := flag.Bool("v", false, "log everything")
@@ -93,7 +94,7 @@ func run() error {
 		if err != nil {
 			return err
 		}
-		l := iscsi.LUN{ID: uint16(i + 1), Reader: &raw{f, st.Size(), *delay}, BlockSize: *block}
+		l := iscsi.LUN{ID: uint16(i + 1), Reader: &raw{f, st.Size(), *delay}, BlockSize: *block, PhysicalBlockSize: *physical}
 		if *overlay > 0 {
 			l.Overlay = &iscsi.Overlay{Dir: *dir, Size: *overlay}
 		}
