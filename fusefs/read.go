@@ -64,6 +64,9 @@ func (f *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		// Also a short read: the kernel would fill up what is missing with zeros.
 		return nil, f.fail("read", n, "", err)
 	}
+	if off == 0 && want == size && size <= pushFile {
+		f.push.missed(n)
+	}
 	// As a vector: go-fuse would first try to splice plain data.
 	return fuse.ReadResultVector([][]byte{buf[:want]}), fuse.OK
 }
