@@ -52,7 +52,7 @@ type rawFS struct {
 	cat   catalogue
 	log   *logger
 	stats stats
-	push  *pusher
+	cache *kernelCache
 	zeros *os.File // a sealed run of zeros to splice from; nil where there is none
 
 	uid, gid uint32 // who owns the directories that no guest has
@@ -67,7 +67,7 @@ func newFS(src *restorepoint.Source, only, point string, log *slog.Logger) *rawF
 		zeros:         zeroFile(),
 	}
 	f.cat = catalogue{src: src, only: only, onlyPoint: point, byName: map[string]*machine{}}
-	f.push = newPusher(f)
+	f.cache = newKernelCache(f)
 	f.stats.last.Store(time.Now().UnixNano())
 	return f
 }

@@ -95,7 +95,7 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 	}
 	raiseReadAhead(dir)
 	go m.janitor()
-	go f.push.run(m.server, m.stop)
+	go f.cache.run(m.server, m.stop)
 	return m, nil
 }
 

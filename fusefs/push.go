@@ -37,8 +37,9 @@ const (
 
 // pusher decides what to push, and pushes it.
 type pusher struct {
-	f    *rawFS
-	work chan []pushItem
+	f     *rawFS
+	offer func(func(*fuse.Server)) bool
+	buf   []byte // of the goroutine that pushes
 
 	mu     sync.Mutex
 	lists  []*pushList // the most recently listed directories, oldest first
@@ -59,8 +60,6 @@ type pushItem struct {
 	id   nodeID
 	size int64
 }
-
-func newPusher(f *rawFS) *pusher { return &pusher{f: f, work: make(chan []pushItem, 1)} }
 
 // listed notes that a directory's listing, from its beginning or going on, has
 // shown the kernel these files.
@@ -115,11 +114,11 @@ func (p *pusher) missed(n nodeID) {
 			p.window = pushFirst
 		}
 		p.last = time.Now()
-		if len(p.work) == cap(p.work) {
-			return // the worker is behind; nobody else fills the channel
-		}
-		if batch := l.next(at, p.window); len(batch) > 0 {
-			p.work <- batch
+		batch := l.next(at, p.window)
+		if len(batch) > 0 && p.offer(func(server *fuse.Server) { p.pushAll(server, batch) }) {
+			for _, it := range batch {
+				l.done[l.index[it.id]] = true
+			}
 		}
 		return
 	}
@@ -138,25 +137,16 @@ func (l *pushList) next(at, n int) []pushItem {
 		if bytes += l.items[j].size; bytes > pushBytes {
 			break
 		}
-		l.done[j] = true
 		batch = append(batch, l.items[j])
 	}
 	return batch
 }
 
-// run pushes until stop is closed.
-func (p *pusher) run(server *fuse.Server, stop <-chan struct{}) {
-	buf := make([]byte, pushFile)
-	for {
-		select {
-		case <-stop:
+// pushAll pushes a batch.
+func (p *pusher) pushAll(server *fuse.Server, batch []pushItem) {
+	for _, it := range batch {
+		if !p.push(server, it) {
 			return
-		case batch := <-p.work:
-			for _, it := range batch {
-				if !p.push(server, it, buf) {
-					break
-				}
-			}
 		}
 	}
 }
@@ -164,7 +154,7 @@ func (p *pusher) run(server *fuse.Server, stop <-chan struct{}) {
 // push stores one file in the kernel's page cache, whole. It reports whether the
 // rest of the batch is worth trying. A failure is of no account: whoever wants
 // the file asks for it, and gets the error if there is one.
-func (p *pusher) push(server *fuse.Server, it pushItem, buf []byte) bool {
+func (p *pusher) push(server *fuse.Server, it pushItem) bool {
 	ctx := context.Background()
 	pl, err := p.f.locate(ctx, it.id)
 	if err != nil {
@@ -175,10 +165,10 @@ func (p *pusher) push(server *fuse.Server, it pushItem, buf []byte) bool {
 	if err != nil || r.Size() != it.size || !local(ctx, r) {
 		return false
 	}
-	if block.ReadFull(ctx, r, buf[:it.size], 0) != nil {
+	if block.ReadFull(ctx, r, p.buf[:it.size], 0) != nil {
 		return true
 	}
-	st := server.InodeNotifyStoreCache(uint64(it.id), 0, buf[:it.size])
+	st := server.InodeNotifyStoreCache(uint64(it.id), 0, p.buf[:it.size])
 	if st == fuse.OK {
 		p.f.stats.pushed.Add(1)
 	}

@@ -57,6 +57,7 @@ func (f *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		}
 		if res != nil {
 			f.stats.spliced.Add(want)
+			f.cache.drop.read(n, off, want)
 			return res, fuse.OK
 		}
 	}
@@ -65,7 +66,7 @@ func (f *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		return nil, f.fail("read", n, "", err)
 	}
 	if off == 0 && want == size && size <= pushFile {
-		f.push.missed(n)
+		f.cache.push.missed(n)
 	}
 	// As a vector: go-fuse would first try to splice plain data.
 	return fuse.ReadResultVector([][]byte{buf[:want]}), fuse.OK

@@ -193,7 +193,7 @@ func (pl *place) listTree(ctx context.Context, off uint64, l *lister) error {
 		return true
 	})
 	if len(files) > 0 {
-		pl.fs.push.listed(pl.id, off, files)
+		pl.fs.cache.push.listed(pl.id, off, files)
 	}
 	return err
 }
