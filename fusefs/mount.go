@@ -100,7 +100,7 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 
 func mountOptions(src *restorepoint.Source, opt Options) *fuse.MountOptions {
 	o := &fuse.MountOptions{
-		FsName:                   strings.ReplaceAll(src.Location(), ",", "_"),
+		FsName:                   strings.ReplaceAll(src.HostPath(), ",", "_"),
 		Name:                     "yester",
 		MaxWrite:                 maxRead,
 		MaxBackground:            maxBackground,
