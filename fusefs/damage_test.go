@@ -97,6 +97,50 @@ func TestTruncatedUnderneath(t *testing.T) {
 	}
 }
 
+// TestWrittenUnderneath writes to the image in place while somebody is inside
+// the point: ESTALE at the next read, not the new bytes under the old names.
+func TestWrittenUnderneath(t *testing.T) {
+	source, states := chain(t)
+	dir, _ := mountChanging(t, source, fusefs.Options{Logger: discard()})
+	disk, err := os.Open(filepath.Join(dir, states[0].id, "disks", "web01.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	big, err := os.Open(filepath.Join(dir, states[0].id, "files", "var", "big.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer big.Close()
+	buf := make([]byte, 4096)
+	if _, err := big.ReadAt(buf, 0); err != nil {
+		t.Fatal(err)
+	}
+	vhd, err := os.OpenFile(states[0].vhd, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vhd.Close()
+	// The last byte before the footer: nothing that the formats would notice.
+	fi, err := vhd.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vhd.WriteAt([]byte{0x55}, fi.Size()-513); err != nil {
+		t.Fatal(err)
+	}
+	large := make([]byte, 1<<20) // spliced
+	for name, read := range map[string]func() (int, error){
+		"file":        func() (int, error) { return big.ReadAt(buf, 12<<20) },
+		"file, large": func() (int, error) { return big.ReadAt(large, 8<<20) },
+		"disk":        func() (int, error) { return disk.ReadAt(buf, 8<<20) },
+	} {
+		if n, err := read(); n > 0 || !errors.Is(err, syscall.ESTALE) {
+			t.Errorf("%s: read %d bytes, error %v; want ESTALE", name, n, err)
+		}
+	}
+}
+
 // TestMissingParent shows a chain whose base is gone: its points are listed, and
 // looking into one fails with the reason in the log.
 func TestMissingParent(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"yester/guestfs"
 	"yester/internal/ondisk"
+	"yester/restorepoint"
 )
 
 // errStale is what a look into a point gets that has vanished from the source,
@@ -34,7 +35,7 @@ func status(err error) fuse.Status {
 		return fuse.ENODATA
 	case errors.Is(err, guestfs.ErrEncrypted):
 		return fuse.Status(syscall.ENOKEY)
-	case errors.Is(err, errStale):
+	case errors.Is(err, errStale), errors.Is(err, restorepoint.ErrChanged):
 		return fuse.Status(syscall.ESTALE)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fuse.EINTR

@@ -11,6 +11,7 @@ import (
 
 	"yester/guestfs"
 	"yester/imageformats"
+	"yester/origin"
 )
 
 // TimeFrom says where a point's time was found, in the order of precedence.
@@ -72,9 +73,9 @@ type Options struct {
 // ErrNotFound is matched by every "no such point, machine, disk or volume".
 var ErrNotFound = errors.New("not found")
 
-// ErrProblem is matched by an error about a point that was listed with a
-// Problem.
-var ErrProblem = errors.New("point can't be opened")
+// ErrChanged is matched by an error about a file of the source that has been
+// written to since it was listed or opened: what it is now is another point.
+var ErrChanged = origin.ErrChanged
 
 func notFoundf(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, ErrNotFound)...)

@@ -6,5 +6,5 @@ corpus=$(realpath "${CORPUS:?}") go=${GO:-go}
 [ -f "$corpus/index.jsonl" ] || { echo "$corpus: no index.jsonl, so no corpus" >&2; exit 1; }
 dest=${CORPUS_UNPACKED:-${TMPDIR:-/tmp}/yester-corpus}
 python3 "$corpus/unpack.py" "$dest"
-YESTER_CORPUS=$dest YESTER_CORPUS_MANIFESTS=$corpus/manifests YESTER_CORPUS_INDEX=$corpus/index.jsonl \
+YESTER_CORPUS=$corpus YESTER_CORPUS_UNPACKED=$dest \
 	$go test -count=1 -run Corpus ./...

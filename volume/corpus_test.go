@@ -11,14 +11,15 @@ import (
 	"testing"
 )
 
-// TestCorpus compares the partitions of foreign disks, in the folder that
-// YESTER_CORPUS names, with what util-linux says of them: YESTER_CORPUS/<id>/ holds
-// files, YESTER_CORPUS_MANIFESTS/<id>/expect.json the truth.
+// TestCorpus compares the partitions of foreign disks with what util-linux says of
+// them: YESTER_CORPUS_UNPACKED/<id>/ holds the files, and
+// YESTER_CORPUS/manifests/<id>/expect.json the truth.
 func TestCorpus(t *testing.T) {
-	images, manifests := os.Getenv("YESTER_CORPUS"), os.Getenv("YESTER_CORPUS_MANIFESTS")
-	if images == "" || manifests == "" {
-		t.Skip("YESTER_CORPUS and YESTER_CORPUS_MANIFESTS aren't set")
+	corpus, images := os.Getenv("YESTER_CORPUS"), os.Getenv("YESTER_CORPUS_UNPACKED")
+	if corpus == "" || images == "" {
+		t.Skip("needs YESTER_CORPUS and YESTER_CORPUS_UNPACKED")
 	}
+	manifests := filepath.Join(corpus, "manifests")
 	type tools struct {
 		Sfdisk json.RawMessage
 		Probe  map[string]string // blkid

@@ -115,6 +115,8 @@ func hint(err error) string {
 	switch {
 	case isAny(err, context.Canceled):
 		return ""
+	case errors.Is(err, restorepoint.ErrChanged):
+		return "something writes to the source; try again when it has finished, or read from a copy or snapshot"
 	case errors.As(err, &format) && format.Format == "jbd2":
 		return "--replay=off shows the filesystem as it lies there, without its journal: files may be stale or missing"
 	case errors.As(err, &format) && format.Field == "parent" && strings.Contains(format.Msg, "time stamp"):

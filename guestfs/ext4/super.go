@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"strings"
 
 	"yester/guestfs"
@@ -272,9 +271,6 @@ func (sb *superblock) info() guestfs.Info {
 	in.Features = roCompatFeatures.list(in.Features, sb.roCompat)
 	return in
 }
-
-// inodeBits is log2 of the inode size.
-func (sb *superblock) inodeBits() uint { return uint(bits.TrailingZeros32(sb.inodeSize)) }
 
 func cString(b []byte) string {
 	if i := bytes.IndexByte(b, 0); i >= 0 {

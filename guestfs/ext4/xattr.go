@@ -3,6 +3,7 @@ package ext4
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -154,7 +155,7 @@ func (f *FS) xattrError(in *inode, where string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := err.(*ondisk.FormatError); ok {
+	if fe := (*ondisk.FormatError)(nil); errors.As(err, &fe) {
 		return err
 	}
 	return ondisk.Corruptf(format, in.name(), -1, "extended attributes %s: %v", where, err)

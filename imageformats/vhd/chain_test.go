@@ -137,6 +137,31 @@ func TestSizes(t *testing.T) {
 	}
 }
 
+// TestShortAncestor reads a disk that was shrunk and grown again: what its
+// oldest ancestor has beyond the end of the shrunk one is gone.
+func TestShortAncestor(t *testing.T) {
+	base, middle := fullDisk(64<<10), fullDisk(20<<10+512)
+	top := make(readertest.Bytes, 64<<10)
+	copy(top, middle)
+	top[48<<10] = 1
+	var img imageformats.Image
+	for _, file := range [][]byte{
+		dynamicImage(t, base, WriteOptions{}),
+		diffImage(t, middle, base, DiffOptions{}),
+		diffImage(t, top, middle, DiffOptions{}),
+	} {
+		opt := imageformats.OpenOptions{}
+		if img != nil {
+			opt.Parent = img
+		}
+		var err error
+		if img, err = Format.Open(t.Context(), readertest.Bytes(file), opt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readertest.Run(t, img, top)
+}
+
 // TestLocators checks what is told of the parent.
 func TestLocators(t *testing.T) {
 	want := []imageformats.Locator{

@@ -10,13 +10,14 @@ import (
 	"yester/internal/readertest"
 )
 
-// TestCorpus reads images of other makers that YESTER_CORPUS/<id>/ holds and
-// compares with YESTER_CORPUS_MANIFESTS/<id>/expect.json.
+// TestCorpus reads images of other makers that YESTER_CORPUS_UNPACKED/<id>/ holds
+// and compares with YESTER_CORPUS/manifests/<id>/expect.json.
 func TestCorpus(t *testing.T) {
-	images, manifests := os.Getenv("YESTER_CORPUS"), os.Getenv("YESTER_CORPUS_MANIFESTS")
-	if images == "" || manifests == "" {
-		t.Skip("YESTER_CORPUS and YESTER_CORPUS_MANIFESTS aren't set")
+	corpus, images := os.Getenv("YESTER_CORPUS"), os.Getenv("YESTER_CORPUS_UNPACKED")
+	if corpus == "" || images == "" {
+		t.Skip("needs YESTER_CORPUS and YESTER_CORPUS_UNPACKED")
 	}
+	manifests := filepath.Join(corpus, "manifests")
 	for _, id := range []string{"dfvfs-ext2-vhd", "dfvfs-image-vhd-b", "dfvfs-image-diff-vhd", "dissect-vhd-fixed",
 		"qemu-afl5", "qemu-d2v-zerofilled", "qemu-virtualpc-dynamic"} {
 		t.Run(id, func(t *testing.T) {

@@ -54,7 +54,7 @@ func (img *Image) ReadAtContext(ctx context.Context, p []byte, off int64) (int, 
 	}
 	p = p[:n]
 	// Most requests lie whole in one layer.
-	s, err := img.layers[0].next(ctx, off, int64(n))
+	s, err := img.next(ctx, 0, off, int64(n))
 	if err != nil {
 		return 0, err
 	}
@@ -80,19 +80,28 @@ func (img *Image) ReadAtContext(ctx context.Context, p []byte, off int64) (int, 
 	return n, eof
 }
 
+// next describes what layer i contributes to the disk's bytes from off on, n at
+// most.
+func (img *Image) next(ctx context.Context, i int, off, n int64) (span, error) {
+	if off >= img.reach[i] {
+		return span{n: n}, nil
+	}
+	return img.layers[i].next(ctx, off, min(n, img.reach[i]-off))
+}
+
 // resolve fills pl.jobs with the runs found, layer by layer and ascending within
 // each, and pl.missing with those that no layer has.
 func (img *Image) resolve(ctx context.Context, pl *plan, off, n int64) error {
 	pl.jobs = pl.jobs[:0]
 	pl.missing = append(pl.missing[:0], run{off, n})
-	for _, l := range img.layers {
+	for i, l := range img.layers {
 		if len(pl.missing) == 0 {
 			break
 		}
 		pl.below = pl.below[:0]
 		for _, r := range pl.missing {
 			for r.n > 0 {
-				s, err := l.next(ctx, r.off, r.n)
+				s, err := img.next(ctx, i, r.off, r.n)
 				if err != nil {
 					return err
 				}
@@ -206,8 +215,8 @@ func (img *Image) Extent(ctx context.Context, off, n int64) (block.Extent, error
 		return block.Extent{}, fmt.Errorf("vhd: extent of %d bytes at %#x of %#x", n, off, img.meta.size)
 	}
 	n = min(n, img.meta.size-off)
-	for _, l := range img.layers {
-		s, err := l.next(ctx, off, n)
+	for i, l := range img.layers {
+		s, err := img.next(ctx, i, off, n)
 		if err != nil {
 			return block.Extent{}, err
 		}

@@ -43,6 +43,10 @@ type Image struct {
 	// layers is the chain from this file (first) to the oldest parent. Layers
 	// are shared with the parents' Images; nothing in them changes but caches.
 	layers []*layer
+	// reach says of each layer up to where this disk shows it, bytes: none shows
+	// through one above it that is shorter, not even where that one has a longer
+	// child again.
+	reach []int64
 	// parallel says that reads may wait on something slower than a local file,
 	// so that the runs of one request are better fetched side by side.
 	parallel bool
@@ -81,6 +85,11 @@ func open(ctx context.Context, file block.Reader, opt imageformats.OpenOptions) 
 			img.layers = append(img.layers, flatLayer(opt.Parent, opt.ParentName))
 			img.parallel = !local(ctx, opt.Parent)
 		}
+	}
+	reach := m.limit
+	for _, l := range img.layers {
+		reach = min(reach, l.limit)
+		img.reach = append(img.reach, reach)
 	}
 	for _, w := range m.info.Warnings {
 		log.Warn("vhd: "+w, "image", opt.Name)
