@@ -31,15 +31,18 @@ func (c *conn) readNow(t *task) bool {
 	if n >= minSplice && c.canSplice(n) && resident(e, n) {
 		if p := c.srv.pipes.get(); p != nil {
 			if p.fits(e.Off, int(n)) && p.fill(e.File, e.Off, int(n)) == nil {
-				c.pushPiped(t, p, int(n), true)
-				return true
+				if l.holds(t.job.ReadOff, e) {
+					c.pushPiped(t, p, int(n), true)
+					return true
+				}
+				p.spoilt = true
 			}
 			c.srv.pipes.put(p)
 			return false
 		}
 	}
 	b := c.srv.buffers.get(int(n))
-	if readCached(e.File, b.b, e.Off) != int(n) {
+	if readCached(e.File, b.b, e.Off) != int(n) || !l.holds(t.job.ReadOff, e) {
 		c.srv.buffers.put(b)
 		return false
 	}
@@ -91,12 +94,15 @@ func (t *task) readChunk(off, n int64, last bool) bool {
 		if what == inPlace && e.File != nil && n >= minSplice && c.canSplice(n) {
 			if p := c.srv.pipes.get(); p != nil {
 				if p.fits(e.Off, int(n)) && p.fill(e.File, e.Off, int(n)) == nil {
-					if last {
-						c.finishAnd(t, func() { c.pushPiped(t, p, int(n), true) })
-					} else {
-						c.pushPiped(t, p, int(n), false)
+					if l.holds(at, e) {
+						if last {
+							c.finishAnd(t, func() { c.pushPiped(t, p, int(n), true) })
+						} else {
+							c.pushPiped(t, p, int(n), false)
+						}
+						return true
 					}
-					return true
+					p.spoilt = true
 				}
 				// Reading it plainly tells what is wrong, and where.
 				c.srv.pipes.put(p)

@@ -20,9 +20,10 @@ const (
 	wholeProbe = 64 << 20
 )
 
-// located is a Reader with a memory of its extents. Extents with a File never
-// change (block.Mapper), so what was looked up once, on a worker that may wait,
-// is then known without waiting.
+// located is a Reader with a memory of its extents. They never change
+// (block.Mapper), so what was looked up once, on a worker that may wait, is then
+// known without waiting. Whether somebody has written to the file all the same is
+// asked at each read: see holds.
 type located struct {
 	block.Reader
 	size  int64
@@ -110,6 +111,15 @@ func (l *located) lookup(off, n int64) (block.Extent, knowledge) {
 		return e, plain
 	}
 	return block.Extent{}, plain
+}
+
+// holds reports whether the bytes at off still lie where they were remembered to.
+// A Reader that sees that a file was written to since it was opened no longer says
+// where its bytes are; asked after the bytes were read, that is in time. The
+// answer has been given once, so it is at hand.
+func (l *located) holds(off int64, e block.Extent) bool {
+	now, err := block.ExtentAt(context.Background(), l.Reader, off, 1)
+	return err == nil && now.File == e.File && now.Off == e.Off
 }
 
 // learn looks up the window of off; it may wait. Failures are left for the read

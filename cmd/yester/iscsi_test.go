@@ -426,6 +426,64 @@ func TestISCSIDamaged(t *testing.T) {
 	}
 }
 
+// TestISCSIWrittenUnderneath writes to an image in place while QEMU has a session:
+// what it reads from then on is an error, not the new bytes, even where the old
+// ones were read before.
+func TestISCSIWrittenUnderneath(t *testing.T) {
+	dir, _, _ := iscsiChain(t)
+	p := startTarget(t, dir, "--at", "2006-11-18T02-30-00Z")
+	q := exec.Command("qemu-io", "-r", "-f", "raw", p.url(0))
+	in, err := q.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := q.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Stderr = q.Stdout
+	if err := q.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); q.Wait() }()
+	lines := bufio.NewScanner(stdout)
+	read := func(what string) string { // the line that says how it went
+		fmt.Fprintln(in, "read", what)
+		for lines.Scan() {
+			if l := lines.Text(); strings.Contains(l, "failed") || strings.Contains(l, "bytes at offset") {
+				return l
+			}
+		}
+		return "qemu-io has ended"
+	}
+	for _, what := range []string{"1M 4k", "1M 4k", "1M 256k", "1M 256k"} {
+		if l := read(what); strings.Contains(l, "failed") {
+			t.Fatal(l)
+		}
+	}
+	base := filepath.Join(dir, "web01-20061118T023000Z.vhd")
+	f, err := os.OpenFile(base, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt([]byte{0x55}, fi.Size()-513) // the last byte before the footer
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"1M 4k", "1M 256k"} {
+		if l := read(what); !strings.Contains(l, "failed") {
+			t.Errorf("read %s: %s", what, l)
+		}
+	}
+	if st := p.stats(); st.Errors == 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // TestISCSIEnds: the process ends by itself, in order.
 func TestISCSIEnds(t *testing.T) {
 	dir, _, _ := iscsiChain(t)
