@@ -484,6 +484,23 @@ func TestISCSIWrittenUnderneath(t *testing.T) {
 	}
 }
 
+// TestISCSIAllowed: initiators and addresses that aren't allowed see nothing.
+func TestISCSIAllowed(t *testing.T) {
+	dir, _, _ := iscsiChain(t)
+	p := startTarget(t, dir, "--allow-initiator", "iqn.2026-11.test:a", "--allow-initiator", "iqn.2026-11.test:b", "--allow-net", "127.0.0.0/8")
+	for name, allowed := range map[string]bool{"iqn.2026-11.test:a": true, "iqn.2026-11.test:b": true, "iqn.2026-11.test:c": false} {
+		for tool, where := range map[string]string{"iscsi-inq": p.url(0), "iscsi-ls": "iscsi://" + p.Portal + "/"} {
+			if out, err := initiator(t, nil, tool, "-i", name, where); (err == nil) != allowed || strings.Contains(out, "Target:") && !allowed {
+				t.Errorf("%s as %s: %v\n%s", tool, name, err, out)
+			}
+		}
+	}
+	q := startTarget(t, dir, "--allow-net", "192.0.2.0/24", "--allow-net", "192.0.2.255")
+	if out, err := initiator(t, nil, "iscsi-inq", q.url(0)); err == nil {
+		t.Errorf("from another network: %s", out)
+	}
+}
+
 // TestISCSIEnds: the process ends by itself, in order.
 func TestISCSIEnds(t *testing.T) {
 	dir, _, _ := iscsiChain(t)
