@@ -241,3 +241,20 @@ func TestObserved(t *testing.T) {
 		t.Errorf("%d bytes read, prefetched %v", o.reads, o.prefetched)
 	}
 }
+
+// TestNAA: the same restore point has the same name everywhere, others another.
+func TestNAA(t *testing.T) {
+	a := NAA("iqn.2026-11.yester:web01:t1", 0)
+	if a != NAA("iqn.2026-11.yester:web01:t1", 0) || a[0]>>4 != 3 {
+		t.Errorf("%x", a)
+	}
+	if a == NAA("iqn.2026-11.yester:web01:t1", 1) || a == NAA("iqn.2026-11.yester:web01:t2", 0) {
+		t.Error("two units share a name")
+	}
+	_, addr := newTest(t, Options{})
+	c := connect(t, addr, loginSpec{})
+	r := c.do(1, []byte{0x12, 1, 0x83, 0, 255, 0}, 255, nil)
+	if n := NAA(testTarget, 1); len(r.data) < 16 || !bytes.Equal(r.data[8:16], n[:]) {
+		t.Errorf("device identification %x", r.data)
+	}
+}
