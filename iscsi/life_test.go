@@ -19,7 +19,7 @@ import (
 
 // TestPing: a silent initiator is asked, and dropped when it doesn't answer.
 func TestPing(t *testing.T) {
-	s, addr := newTest(t, Options{Limits: Limits{PingInterval: 100 * time.Millisecond, PingTimeout: 200 * time.Millisecond}})
+	s, addr := newTest(t, Options{Limits: Limits{PingInterval: 100 * time.Millisecond, PingTimeout: time.Second}})
 	c := connect(t, addr, loginSpec{})
 	pings := 0
 	for range 3 {
