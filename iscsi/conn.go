@@ -258,7 +258,9 @@ func (c *conn) stopWatch() {
 	}
 }
 
-// tick looks after silence, stalls and idleness.
+// tick looks after silence, stalls and idleness. It never waits: what it sends, it
+// sends from another goroutine, or a peer that takes nothing would stop the very
+// clock that finds it out.
 func (c *conn) tick() {
 	w, l, now := &c.watch, &c.srv.limits, c.srv.clock()
 	if since := c.writeSince.Load(); since != 0 && now-since > int64(l.PingInterval+l.PingTimeout) {
@@ -275,7 +277,7 @@ func (c *conn) tick() {
 		return
 	case w.pingedAt == 0 && now-w.seenAt > int64(l.PingInterval) && c.writeSince.Load() == 0:
 		w.pingedAt = now
-		c.ping()
+		go c.ping()
 	}
 	d := int64(c.srv.opts.IdleTimeout)
 	if d == 0 {
@@ -289,7 +291,7 @@ func (c *conn) tick() {
 		c.fail(errIdle)
 	case idle > d && !w.asked:
 		w.asked = true
-		c.askLogout(uint16(logoutGrace / time.Second))
+		go c.askLogout(uint16(logoutGrace / time.Second))
 	}
 }
 

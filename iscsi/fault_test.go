@@ -233,6 +233,17 @@ func TestBackpressure(t *testing.T) {
 	t.Logf("took %d bytes", sent)
 }
 
+// TestNothingTaken: an initiator that asks for more than sockets hold, takes
+// nothing and says nothing more.
+func TestNothingTaken(t *testing.T) {
+	s, addr := newTest(t, Options{Limits: Limits{PingInterval: 100 * time.Millisecond, PingTimeout: 200 * time.Millisecond}}, LUN{ID: 1, Reader: make(memory, 64<<20)})
+	c := connect(t, addr, loginSpec{})
+	for i := range uint64(60) {
+		c.start(1, rw16(0x88, i*2048, 2048), 1<<20, nil)
+	}
+	sessions(t, s, 0)
+}
+
 // TestParallelReads: as many reads run at once as the initiator has outstanding.
 func TestParallelReads(t *testing.T) {
 	f := &faulty{size: 64 << 20, bad: -1, stall: make(chan struct{})}

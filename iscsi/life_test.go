@@ -19,7 +19,7 @@ import (
 
 // TestPing: a silent initiator is asked, and dropped when it doesn't answer.
 func TestPing(t *testing.T) {
-	s, addr := newTest(t, Options{Limits: Limits{PingInterval: 100 * time.Millisecond, PingTimeout: 200 * time.Millisecond}})
+	s, addr := newTest(t, Options{Limits: Limits{PingInterval: 100 * time.Millisecond, PingTimeout: time.Second}})
 	c := connect(t, addr, loginSpec{})
 	pings := 0
 	for range 3 {
@@ -187,4 +187,74 @@ func TestConcurrency(t *testing.T) {
 		t.Errorf("only %d logins, %d reads", logins.Load(), reads.Load())
 	}
 	t.Logf("%d logins, %d reads", logins.Load(), reads.Load())
+}
+
+// observer is Metrics and a Prefetcher.
+type observer struct {
+	memory
+	mu         sync.Mutex
+	logins     []uint16
+	reads      int64
+	prefetched [2]int64
+}
+
+func (o *observer) Login(status uint16) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.logins = append(o.logins, status)
+}
+
+func (o *observer) Command(op, status byte, n int64, _ time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if op == 0x88 && status == 0 {
+		o.reads += n
+	}
+}
+
+func (o *observer) Prefetch(off, n int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.prefetched = [2]int64{off, n}
+}
+
+// TestObserved: metrics, status and PRE-FETCH reach those who want them.
+func TestObserved(t *testing.T) {
+	o := &observer{memory: make(memory, 1<<20)}
+	s, addr := newTest(t, Options{Metrics: o}, LUN{ID: 1, Reader: o})
+	dial(t, addr).login(loginSpec{target: "iqn.2026-11.yester:nobody"})
+	c := connect(t, addr, loginSpec{})
+	c.read(0, 100)
+	if r := c.do(1, rw16(0x90, 8, 64), 0, nil); r.status != 0 {
+		t.Errorf("PRE-FETCH: %+v", r)
+	}
+	st := s.Status()
+	if len(st.Targets) != 1 || len(st.Sessions) != 1 || st.Sessions[0].BytesRead != 51200 || st.Sessions[0].Initiator != testInitiator || st.Sessions[0].Target != testTarget {
+		t.Errorf("status: %+v", st)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.logins) != 2 || o.logins[0] != pdu.LoginNotFound || o.logins[1] != 0 {
+		t.Errorf("logins: %#x", o.logins)
+	}
+	if o.reads != 51200 || o.prefetched != [2]int64{8 * 512, 64 * 512} {
+		t.Errorf("%d bytes read, prefetched %v", o.reads, o.prefetched)
+	}
+}
+
+// TestNAA: the same restore point has the same name everywhere, others another.
+func TestNAA(t *testing.T) {
+	a := NAA("iqn.2026-11.yester:web01:t1", 0)
+	if a != NAA("iqn.2026-11.yester:web01:t1", 0) || a[0]>>4 != 3 {
+		t.Errorf("%x", a)
+	}
+	if a == NAA("iqn.2026-11.yester:web01:t1", 1) || a == NAA("iqn.2026-11.yester:web01:t2", 0) {
+		t.Error("two units share a name")
+	}
+	_, addr := newTest(t, Options{})
+	c := connect(t, addr, loginSpec{})
+	r := c.do(1, []byte{0x12, 1, 0x83, 0, 255, 0}, 255, nil)
+	if n := NAA(testTarget, 1); len(r.data) < 16 || !bytes.Equal(r.data[8:16], n[:]) {
+		t.Errorf("device identification %x", r.data)
+	}
 }

@@ -273,7 +273,7 @@ func TestCheckListen(t *testing.T) {
 }
 
 func TestFailedLoginsAreLimited(t *testing.T) {
-	_, addr := newTest(t, Options{Auth: Auth{Users: []User{chapUser}}, Limits: Limits{FailedLogins: 3, FailureWindow: time.Second}})
+	_, addr := newTest(t, Options{Auth: Auth{Users: []User{chapUser}}, Limits: Limits{FailedLogins: 3, FailureWindow: 2 * time.Second}})
 	for range 3 {
 		dial(t, addr).login(loginSpec{user: "alice", secret: "not-wonderland"})
 	}
@@ -281,7 +281,7 @@ func TestFailedLoginsAreLimited(t *testing.T) {
 	if err := dial(t, addr).login(good); err == nil {
 		t.Error("admitted after three failures")
 	}
-	time.Sleep(1100 * time.Millisecond)
+	time.Sleep(2100 * time.Millisecond)
 	if err := dial(t, addr).login(good); err != nil {
 		t.Errorf("after the window: %v", err)
 	}

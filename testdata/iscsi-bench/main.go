@@ -268,7 +268,7 @@ func run() error {
 		return float64((s.cpu() - before).Microseconds()) / (v * float64(*seconds)), nil
 	})
 	measure("qemu-img convert, MiB/s", func(s *server) (float64, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 		defer cancel()
 		out := filepath.Join(dir, "out.raw")
 		defer os.Remove(out)

@@ -28,6 +28,7 @@ type raw struct {
 	f     *os.File
 	size  int64
 	delay time.Duration
+	plain bool // doesn't tell where its bytes lie
 }
 
 func (r *raw) Size() int64 { return r.size }
@@ -40,7 +41,7 @@ func (r *raw) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (r *raw) Extent(_ context.Context, off, n int64) (block.Extent, error) {
-	if r.delay > 0 {
+	if r.delay > 0 || r.plain {
 		return block.Extent{Len: n}, nil
 	}
 	return block.Extent{Len: n, File: r.f, Off: off}, nil
@@ -61,6 +62,7 @@ func run() error {
 	user := flag.String("user", "", "CHAP name:secret")
 	mutual := flag.String("mutual", "", "mutual CHAP name:secret")
 	delay := flag.Duration("delay", 0, "per read")
+	plain := flag.Bool("plain", false, "read through a Reader without locations")
 	block := flag.Int("block", 512, "logical block size")
 	physical := flag.Int("physical", 0, "physical block size")
 	insecure := flag.Bool("insecure", false, "listen anywhere without CHAP")
@@ -94,7 +96,7 @@ func run() error {
 		if err != nil {
 			return err
 		}
-		l := iscsi.LUN{ID: uint16(i + 1), Reader: &raw{f, st.Size(), *delay}, BlockSize: *block, PhysicalBlockSize: *physical}
+		l := iscsi.LUN{ID: uint16(i + 1), Reader: &raw{f, st.Size(), *delay, *plain}, BlockSize: *block, PhysicalBlockSize: *physical}
 		if *overlay > 0 {
 			l.Overlay = &iscsi.Overlay{Dir: *dir, Size: *overlay}
 		}
