@@ -149,7 +149,6 @@ func (c *client) login(s loginSpec) error {
 	}
 	stage := byte(pdu.StageOperational)
 	if s.user != "" {
-		stage = pdu.StageSecurity
 		if s.algorithms == "" {
 			s.algorithms = "7,5"
 		}

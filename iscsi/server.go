@@ -239,7 +239,8 @@ func (s *Server) Serve(l net.Listener) error {
 			if closing {
 				return ErrClosed
 			}
-			if ne, ok := err.(net.Error); ok && ne.Timeout() || isExhausted(err) {
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Timeout() || isExhausted(err) {
 				// Out of descriptors, say: the sessions that are there go on.
 				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 				s.log.Warn("iscsi: accept failed", "error", err, "retry", pause)

@@ -10,7 +10,7 @@ const (
 	MaxDataLen = 1<<24 - 1
 )
 
-// Reserved tag: "no task". RFC 7143 section 11.2.1.8.
+// NoTag is the reserved tag: "no task". RFC 7143 section 11.2.1.8.
 const NoTag = 0xffffffff
 
 // Op is an iSCSI opcode: the low six bits of a header's first byte.
