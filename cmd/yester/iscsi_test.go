@@ -357,19 +357,25 @@ func TestISCSIAllPoints(t *testing.T) {
 	if st := p.stats(); st.Targets != 2 || st.Open != 0 {
 		t.Errorf("points are open before somebody reads them: %+v", st)
 	}
-	list := func() string {
+	// A listing may be a second old, and older where listing takes long.
+	await := func(what string, there func(out string) bool) {
 		t.Helper()
-		time.Sleep(relistAfter) // a listing may be that old
-		out, err := initiator(t, nil, "iscsi-ls", "iscsi://"+p.Portal+"/")
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
+		var out string
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			var err error
+			if out, err = initiator(t, nil, "iscsi-ls", "iscsi://"+p.Portal+"/"); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if there(out) {
+				return
+			}
 		}
-		return out
+		t.Errorf("%s: %s", what, out)
 	}
 	const third = "iqn.2026-11.yester:web01:2006-11-20t02-30-00z"
-	if out := list(); strings.Count(out, "Target:") != 2 || strings.Contains(out, third) {
-		t.Errorf("at first: %s", out)
-	}
+	two := func(out string) bool { return strings.Count(out, "Target:") == 2 && !strings.Contains(out, third) }
+	three := func(out string) bool { return strings.Count(out, "Target:") == 3 && strings.Contains(out, third) }
+	await("at first", two)
 	if got := diskSum(t, nil, p.url(0)); got != sums["2006-11-18T02-30-00Z"] {
 		t.Error("the first point's disk differs")
 	}
@@ -377,9 +383,7 @@ func TestISCSIAllPoints(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	appear()
-	if out := list(); strings.Count(out, "Target:") != 3 || !strings.Contains(out, third) {
-		t.Errorf("after a point has appeared: %s", out)
-	}
+	await("after a point has appeared", three)
 	if got := diskSum(t, nil, "iscsi://"+p.Portal+"/"+third+"/0"); got != sums["2006-11-20T02-30-00Z"] {
 		t.Error("the disk of the point that appeared differs")
 	}
@@ -389,19 +393,14 @@ func TestISCSIAllPoints(t *testing.T) {
 	if err := os.Chtimes(last, time.Time{}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	list()
+	await("after a point has changed", func(out string) bool { return three(out) && strings.Contains(p.logged(), "point has changed") })
 	if got := diskSum(t, nil, "iscsi://"+p.Portal+"/"+third+"/0"); got != sums["2006-11-20T02-30-00Z"] {
 		t.Error("the disk of the point that changed differs")
-	}
-	if !strings.Contains(p.logged(), "point has changed") {
-		t.Error("the change isn't logged")
 	}
 	if err := os.Remove(last); err != nil {
 		t.Fatal(err)
 	}
-	if out := list(); strings.Count(out, "Target:") != 2 || strings.Contains(out, third) {
-		t.Errorf("after a point has gone: %s", out)
-	}
+	await("after a point has gone", two)
 }
 
 // TestISCSIDamaged: what can't be read is an error for the initiator.

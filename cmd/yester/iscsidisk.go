@@ -112,7 +112,7 @@ func (d *servedDisk) ReadAt(p []byte, off int64) (int, error) {
 
 // ReadAtContext implements block.ContextReader.
 func (d *servedDisk) ReadAtContext(ctx context.Context, p []byte, off int64) (int, error) {
-	n := 0
+	var n int
 	img, err := d.opener.image(ctx, d.disk)
 	if err == nil {
 		n, err = block.ReadAt(ctx, img, p, off)
