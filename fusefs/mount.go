@@ -85,7 +85,7 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 		return nil, err
 	}
 	m := &Mount{fs: f, dir: dir, stop: make(chan struct{})}
-	m.server, err = fuse.NewServer(f, dir, mountOptions(src, opt))
+	m.server, err = fuse.NewServer(patient{f}, dir, mountOptions(src, opt))
 	if err != nil {
 		return nil, mountError(dir, err)
 	}
