@@ -52,6 +52,7 @@ install: build ## binary, mount helper, man pages, completions, systemd units
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 && install -m 644 dist/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -D -m 644 dist/completions/yester.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/yester
 	install -D -m 644 docs/systemd/yester@.service $(DESTDIR)/etc/systemd/system/yester@.service
+	install -D -m 644 docs/systemd/yester-iscsi@.service $(DESTDIR)/etc/systemd/system/yester-iscsi@.service
 
 clean:
 	rm -rf bin dist .cache

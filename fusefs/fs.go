@@ -52,6 +52,7 @@ type rawFS struct {
 	cat   catalogue
 	log   *logger
 	stats stats
+	cache *kernelCache
 	zeros *os.File // a sealed run of zeros to splice from; nil where there is none
 
 	uid, gid uint32 // who owns the directories that no guest has
@@ -66,6 +67,7 @@ func newFS(src *restorepoint.Source, only, point string, log *slog.Logger) *rawF
 		zeros:         zeroFile(),
 	}
 	f.cat = catalogue{src: src, only: only, onlyPoint: point, log: log, byName: map[string]*machine{}}
+	f.cache = newKernelCache(f)
 	f.stats.last.Store(time.Now().UnixNano())
 	return f
 }
@@ -197,21 +199,22 @@ func (pl *place) lookupTree(ctx context.Context, name string, out *fuse.EntryOut
 	if err != nil {
 		return err
 	}
-	return pl.treeEntry(ctx, pl.tree, pl.base(), id, out)
+	_, err = pl.treeEntry(ctx, pl.tree, pl.base(), id, out)
+	return err
 }
 
 // treeEntry fills in the entry of an inode of a tree.
-func (pl *place) treeEntry(ctx context.Context, tree guestfs.Tree, base uint8, id guestfs.ID, out *fuse.EntryOut) error {
+func (pl *place) treeEntry(ctx context.Context, tree guestfs.Tree, base uint8, id guestfs.ID, out *fuse.EntryOut) (guestfs.Attr, error) {
 	a, err := tree.Attr(ctx, id)
 	if err != nil {
-		return err
+		return a, err
 	}
 	n := pl.node(base, id)
 	out.NodeId = uint64(n)
 	pl.slot.treeAttr(n, &a, &out.Attr)
 	out.SetEntryTimeout(forever)
 	out.SetAttrTimeout(forever)
-	return nil
+	return a, nil
 }
 
 // GetAttr implements fuse.RawFileSystem.
@@ -368,6 +371,7 @@ type stats struct {
 	reads   atomic.Int64
 	bytes   atomic.Int64
 	spliced atomic.Int64 // of bytes: those that never went through this process
+	pushed  atomic.Int64 // small files stored in the kernel's cache unasked
 	errors  atomic.Int64
 }
 

@@ -151,7 +151,8 @@ func (pl *place) entry(ctx context.Context, it layoutItem, out *fuse.EntryOut) e
 	case it.err != nil:
 		return it.err
 	case it.ino == 0:
-		return pl.treeEntry(ctx, it.tree, it.base, it.tree.Root(), out)
+		_, err := pl.treeEntry(ctx, it.tree, it.base, it.tree.Root(), out)
+		return err
 	case it.ino >= firstDisk:
 		d := *pl
 		d.id = makeID(pl.slot.num, spaceLayout, it.ino)

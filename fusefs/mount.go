@@ -93,6 +93,7 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 	}
 	raiseReadAhead(dir)
 	go m.janitor()
+	go f.cache.run(m.server, m.stop)
 	return m, nil
 }
 
@@ -238,6 +239,7 @@ type Stats struct {
 	Reads   int64     `json:"reads"`        // READ requests served
 	Bytes   int64     `json:"bytes"`        // bytes they asked for
 	Spliced int64     `json:"spliced"`      // of them, those that never went through the process
+	Pushed  int64     `json:"pushed"`       // small files given to the kernel before it asked
 	Errors  int64     `json:"errors"`       // requests that failed because of the source
 	Busy    int64     `json:"busy"`         // requests being served
 	Last    time.Time `json:"last_request"` // end of the last request
@@ -247,7 +249,7 @@ type Stats struct {
 func (m *Mount) Stats() Stats {
 	s := &m.fs.stats
 	st := Stats{
-		Reads: s.reads.Load(), Bytes: s.bytes.Load(), Spliced: s.spliced.Load(), Errors: s.errors.Load(),
+		Reads: s.reads.Load(), Bytes: s.bytes.Load(), Spliced: s.spliced.Load(), Pushed: s.pushed.Load(), Errors: s.errors.Load(),
 		Busy: s.busy.Load(), Last: time.Unix(0, s.last.Load()).UTC(),
 	}
 	m.fs.cat.mu.Lock()

@@ -57,12 +57,16 @@ func (f *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		}
 		if res != nil {
 			f.stats.spliced.Add(want)
+			f.cache.drop.read(n, off, want)
 			return res, fuse.OK
 		}
 	}
 	if err := block.ReadFull(ctx, r, buf[:want], off); err != nil {
 		// Also a short read: the kernel would fill up what is missing with zeros.
 		return nil, f.fail("read", n, "", err)
+	}
+	if off == 0 && want == size && size <= pushFile {
+		f.cache.push.missed(n)
 	}
 	// As a vector: go-fuse would first try to splice plain data.
 	return fuse.ReadResultVector([][]byte{buf[:want]}), fuse.OK

@@ -179,7 +179,8 @@ func (pl *place) listTree(ctx context.Context, off uint64, l *lister) error {
 	if !l.dots(off, pl.slot.inoBase|pl.slot.shownIno(pl.id)) {
 		return nil
 	}
-	return pl.tree.ReadDir(ctx, pl.ino, resume(off), func(d guestfs.Dirent) bool {
+	var files []pushItem
+	err := pl.tree.ReadDir(ctx, pl.ino, resume(off), func(d guestfs.Dirent) bool {
 		n := pl.node(base, d.ID)
 		out, ok := l.add(d.Name, pl.slot.inoBase|pl.slot.shownIno(n), d.Type, d.Next+dotEntries)
 		if !ok {
@@ -188,10 +189,17 @@ func (pl *place) listTree(ctx context.Context, off uint64, l *lister) error {
 		if out != nil {
 			// An inode that can't be read leaves its entry without attributes: the
 			// kernel asks for them when they are wanted, and gets the error.
-			if err := pl.treeEntry(ctx, pl.tree, base, d.ID, out); err != nil {
+			a, err := pl.treeEntry(ctx, pl.tree, base, d.ID, out)
+			if err != nil {
 				*out = fuse.EntryOut{}
+			} else if small(&a) {
+				files = append(files, pushItem{n, a.Size})
 			}
 		}
 		return true
 	})
+	if len(files) > 0 {
+		pl.fs.cache.push.listed(pl.id, off, files)
+	}
+	return err
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -299,5 +300,43 @@ func TestLargeReadsAreSpliced(t *testing.T) {
 		if read == 0 || spliced < read*3/4 {
 			t.Errorf("%s: %d of %d bytes were spliced", path, spliced, read)
 		}
+	}
+}
+
+// pushFirst is how many files the first push holds (fusefs/push.go).
+const pushFirst = 8
+
+// TestSmallFilesArePushed reads a directory's files one after the other: many of
+// them reach the kernel before it asks, with the right content, and none is
+// pushed for somebody who reads just one.
+func TestSmallFilesArePushed(t *testing.T) {
+	source, states := chain(t)
+	dir, m := mount(t, source, fusefs.Options{Logger: quiet(t)})
+	log := filepath.Join(dir, states[1].id, "files", "var", "log")
+	entries, err := os.ReadDir(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(name string) {
+		t.Helper()
+		want := strings.TrimPrefix(name, "entry-") + "\n"
+		if name == "entry-8" {
+			want += "more\n"
+		}
+		if got, err := os.ReadFile(filepath.Join(log, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	read("entry-100")
+	time.Sleep(100 * time.Millisecond)
+	if n := m.Stats().Pushed; n != 0 {
+		t.Errorf("%d files were pushed for one that was read", n)
+	}
+	for _, e := range entries {
+		read(e.Name())
+	}
+	st := m.Stats()
+	if len(entries) != 499 || st.Pushed < pushFirst { // how many more is a matter of speed
+		t.Errorf("%d files: %d pushed, %d asked for", len(entries), st.Pushed, st.Reads)
 	}
 }

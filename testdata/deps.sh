@@ -8,7 +8,8 @@ demo="e2fsprogs:mkfs.ext4 fuse3:fusermount3"
 test="$demo qemu-utils:qemu-img qemu-system-common:qemu-storage-daemon fdisk:sfdisk gdisk:sgdisk attr:setfattr acl:setfacl
  xfsprogs:mkfs.xfs dosfstools:mkfs.vfat exfatprogs:mkfs.exfat ntfs-3g:mkntfs parted:parted util-linux:partx
  libvhdi-utils:vhdimount psmisc:fuser tzdata:-/usr/share/zoneinfo/Europe/Berlin libiscsi-bin:iscsi-test-cu
- qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so"
+ qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
+ qemu-system-x86:qemu-system-x86_64 cpio:cpio"
 
 case "${1:-}" in
 demo) want=$demo ;;
@@ -26,13 +27,13 @@ for entry in $want; do
 	*) command -v "$probe" >/dev/null 2>&1 || missing="$missing $package" ;;
 	esac
 done
+sudo=
+[ "$(id -u)" = 0 ] || sudo=sudo
+# The guest with the iSCSI initiator is made of packages: their list must be there.
+[ "${1:-}" = demo ] || apt-cache show open-iscsi >/dev/null 2>&1 || $sudo apt-get update -qq
 [ -n "$missing" ] || exit 0
 echo "installing by apt:$missing" >&2
-sudo=
-if [ "$(id -u)" != 0 ]; then
-	sudo=sudo
-	command -v sudo >/dev/null || { echo "not root, and no sudo: install these packages by hand:$missing" >&2; exit 1; }
-fi
+[ -z "$sudo" ] || command -v sudo >/dev/null || { echo "not root, and no sudo: install these packages by hand:$missing" >&2; exit 1; }
 export DEBIAN_FRONTEND=noninteractive
 # shellcheck disable=SC2086
 $sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 || {

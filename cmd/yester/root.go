@@ -76,7 +76,7 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	root.AddGroup(
 		&cobra.Group{ID: "look", Title: "Look into restore points:"},
 		&cobra.Group{ID: "take", Title: "Take something out of them:"},
-		&cobra.Group{ID: "mount", Title: "Mount them:"},
+		&cobra.Group{ID: "mount", Title: "Mount or serve them:"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
@@ -86,7 +86,7 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	}
 	add("look", newPointsCommand(g), newInspectCommand(g), newLsCommand(g), newStatCommand(g))
 	add("take", newCatCommand(g), newCpCommand(g), newExportCommand(g))
-	add("mount", newMountCommand(g), newUmountCommand(), newStatusCommand(g))
+	add("mount", newMountCommand(g), newUmountCommand(), newIscsiCommand(g), newStatusCommand(g))
 	add("", newVersionCommand(g), newGenDocsCommand())
 	return root
 }

@@ -18,11 +18,12 @@ func newStatusCommand(g *globalFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "List what yester serves on this machine",
-		Long: `List the mounts of the user who asks: source, directory, age, points, reads, errors.
-A mount whose process has died is shown as dead; ` + "`yester umount`" + ` cleans it up.`,
+		Long: `List the mounts and iSCSI portals of the user who asks: source, place, age, points,
+reads, errors; and of portals the sessions: who, from where, what was read, when
+last. A mount whose process has died is shown as dead; ` + "`yester umount`" + ` cleans it up.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			rows, err := mountStatus(cmd)
+			rows, err := serviceStatus(cmd)
 			if err != nil {
 				return err
 			}
@@ -40,15 +41,15 @@ A mount whose process has died is shown as dead; ` + "`yester umount`" + ` clean
 	}
 }
 
-// statusRow is one mount as `yester status --json` shows it.
+// statusRow is one service as `yester status --json` shows it.
 type statusRow struct {
 	running.Service
-	State string        `json:"state"` // "serving", "dead"
-	Age   float64       `json:"age_seconds"`
-	Stats *fusefs.Stats `json:"stats,omitempty"`
+	State string  `json:"state"` // "serving", "dead"
+	Age   float64 `json:"age_seconds"`
+	Stats any     `json:"stats,omitempty"` // *fusefs.Stats, *iscsiStats
 }
 
-func mountStatus(cmd *cobra.Command) ([]statusRow, error) {
+func serviceStatus(cmd *cobra.Command) ([]statusRow, error) {
 	services, err := running.List(cmd.Context())
 	if err != nil {
 		return nil, err
@@ -68,6 +69,9 @@ func mountStatus(cmd *cobra.Command) ([]statusRow, error) {
 			r.State = "dead"
 		} else if s.Stats != nil {
 			r.Stats = new(fusefs.Stats)
+			if s.Kind == "iscsi" {
+				r.Stats = new(iscsiStats)
+			}
 			if err := json.Unmarshal(s.Stats, r.Stats); err != nil {
 				return nil, fmt.Errorf("process %d: %w", s.PID, err)
 			}
@@ -79,18 +83,66 @@ func mountStatus(cmd *cobra.Command) ([]statusRow, error) {
 
 func printStatus(out io.Writer, rows []statusRow) error {
 	if len(rows) == 0 {
-		_, err := fmt.Fprintln(out, "nothing is mounted")
+		_, err := fmt.Fprintln(out, "nothing is mounted or served")
 		return err
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DIRECTORY\tSOURCE\tSTATE\tPID\tAGE\tPOINTS\tOPEN\tREADS\tBYTES\tERRORS")
+	mounts := statusTable{head: "DIRECTORY\tSOURCE\tSTATE\tPID\tAGE\tPOINTS\tOPEN\tREADS\tBYTES\tERRORS"}
+	portals := statusTable{head: "PORTAL\tSOURCE\tSTATE\tPID\tAGE\tTARGETS\tOPEN\tSESSIONS\tREADS\tBYTES\tERRORS\tLAST"}
+	sessions := statusTable{head: "INITIATOR\tFROM\tUSER\tTARGET\tAGE\tCOMMANDS\tREAD\tWRITTEN\tLAST"}
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s", r.Where, r.Source, r.State, r.PID,
-			(time.Duration(r.Age) * time.Second).String())
-		if s := r.Stats; s != nil {
-			fmt.Fprintf(w, "\t%d\t%d\t%d\t%s\t%d", s.Points, s.Open, s.Reads, formatBytes(s.Bytes), s.Errors)
+		row := fmt.Sprintf("%s\t%s\t%s\t%d\t%s", r.Where, r.Source, r.State, r.PID, formatAge(time.Duration(r.Age)*time.Second))
+		switch s := r.Stats.(type) {
+		case *fusefs.Stats:
+			row += fmt.Sprintf("\t%d\t%d\t%d\t%s\t%d", s.Points, s.Open, s.Reads, formatBytes(s.Bytes), s.Errors)
+		case *iscsiStats:
+			row += fmt.Sprintf("\t%d\t%d\t%d\t%d\t%s\t%d\t%s", s.Targets, s.Open, len(s.Sessions), s.Reads, formatBytes(s.Bytes), s.Errors, formatSince(s.Last))
+			for _, c := range s.Sessions {
+				sessions.add(fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s", printable(c.Initiator), c.From, orDash(printable(c.User)),
+					orDash(c.Target), formatSince(c.Since), c.Commands, formatBytes(c.BytesRead), formatBytes(c.BytesWritten), formatSince(c.LastActivity)))
+			}
 		}
-		fmt.Fprintln(w)
+		if r.Kind == "iscsi" {
+			portals.add(row)
+		} else {
+			mounts.add(row)
+		}
 	}
-	return w.Flush()
+	between := ""
+	for _, t := range []statusTable{mounts, portals, sessions} {
+		if len(t.rows) == 0 {
+			continue
+		}
+		if _, err := io.WriteString(out, between); err != nil {
+			return err
+		}
+		between = "\n"
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, t.head)
+		for _, row := range t.rows {
+			fmt.Fprintln(w, row)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// statusTable is a table of cells with tabs between them.
+type statusTable struct {
+	head string
+	rows []string
+}
+
+func (t *statusTable) add(row string) { t.rows = append(t.rows, row) }
+
+// formatAge formats a time to the second.
+func formatAge(d time.Duration) string { return d.Truncate(time.Second).String() }
+
+// formatSince formats how long ago t was.
+func formatSince(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return formatAge(max(0, time.Since(t)))
 }

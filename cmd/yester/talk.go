@@ -13,11 +13,12 @@ import (
 )
 
 // talker prints what isn't data: warnings, errors and hints, to stderr. A message
-// that was printed is not printed again.
+// that was printed is not printed again, unless repeat is set.
 type talker struct {
-	w     io.Writer
-	json  bool
-	level slog.Level
+	w      io.Writer
+	json   bool
+	repeat bool
+	level  slog.Level
 
 	mu     sync.Mutex
 	said   map[string]bool
@@ -43,10 +44,10 @@ func (t *talker) say(l talkLine) {
 		t.said = make(map[string]bool)
 	}
 	key := fmt.Sprint(l)
-	if t.said[key] {
+	if t.said[key] && !t.repeat {
 		return
 	}
-	if len(t.said) < maxSaid {
+	if len(t.said) < maxSaid && !t.repeat {
 		t.said[key] = true
 	}
 	t.clear()

@@ -22,10 +22,10 @@ import (
 
 // Service says what a process serves.
 type Service struct {
-	Kind    string    `json:"kind"` // "mount"
+	Kind    string    `json:"kind"` // "mount", "iscsi"
 	PID     int       `json:"pid"`
 	Source  string    `json:"source"`
-	Where   string    `json:"where"` // the mount point
+	Where   string    `json:"where"` // the mount point; the portal, ADDRESS:PORT
 	Started time.Time `json:"started"`
 	Log     string    `json:"log,omitempty"`
 }
