@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"yester/fusefs"
 )
 
@@ -138,6 +140,33 @@ func TestWrittenUnderneath(t *testing.T) {
 		if n, err := read(); n > 0 || !errors.Is(err, syscall.ESTALE) {
 			t.Errorf("%s: read %d bytes, error %v; want ESTALE", name, n, err)
 		}
+	}
+}
+
+// TestVanishedUnderneath removes the images of a mounted source. Whoever is inside
+// a point gets errors; that the guest's files aren't there, or that a directory
+// has ended, would be a lie that makes rsync delete.
+func TestVanishedUnderneath(t *testing.T) {
+	source, states := chain(t)
+	dir, _ := mountChanging(t, source, fusefs.Options{Logger: discard()})
+	point := filepath.Join(dir, states[0].id)
+	inside, err := os.Open(point)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	for _, s := range states {
+		if err := os.Remove(s.vhd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 4096)
+	if n, err := unix.Getdents(int(inside.Fd()), buf); n > 0 || err != unix.ESTALE {
+		t.Errorf("listing the point: %d bytes, %v; want ESTALE", n, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(inside.Fd()), "files", &st, 0); err != unix.ESTALE {
+		t.Errorf("looking into the point: %v, want ESTALE", err)
 	}
 }
 

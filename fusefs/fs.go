@@ -66,7 +66,7 @@ func newFS(src *restorepoint.Source, only, point string, log *slog.Logger) *rawF
 		gid:           uint32(os.Getgid()),
 		zeros:         zeroFile(),
 	}
-	f.cat = catalogue{src: src, only: only, onlyPoint: point, byName: map[string]*machine{}}
+	f.cat = catalogue{src: src, only: only, onlyPoint: point, log: log, byName: map[string]*machine{}}
 	f.cache = newKernelCache(f)
 	f.stats.last.Store(time.Now().UnixNano())
 	return f
@@ -123,7 +123,7 @@ func (f *rawFS) locate(ctx context.Context, n nodeID) (place, error) {
 		pl.tree, err = p.tree(ctx, n.space())
 		var ok bool
 		if err == nil {
-			if pl.ino, ok = p.inode(n); !ok {
+			if pl.ino, ok = pl.inode(n); !ok {
 				err = errStale
 			}
 		}
@@ -209,7 +209,7 @@ func (pl *place) treeEntry(ctx context.Context, tree guestfs.Tree, base uint8, i
 	if err != nil {
 		return a, err
 	}
-	n := pl.p.node(pl.slot.num, base, id)
+	n := pl.node(base, id)
 	out.NodeId = uint64(n)
 	pl.slot.treeAttr(n, &a, &out.Attr)
 	out.SetEntryTimeout(forever)

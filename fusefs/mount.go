@@ -81,13 +81,11 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 		return nil, fmt.Errorf("machine %q (there are %q): %w", only, names, restorepoint.ErrNotFound)
 	}
 	f := newFS(src, only, opt.Point, opt.Logger)
-	if err := f.cat.refresh(ctx, 0); err != nil {
-		return nil, err
-	}
+	f.cat.take(cat)
 	m := &Mount{fs: f, dir: dir, stop: make(chan struct{})}
-	m.server, err = fuse.NewServer(f, dir, mountOptions(src, opt))
+	m.server, err = fuse.NewServer(patient{f}, dir, mountOptions(src, opt))
 	if err != nil {
-		return nil, mountError(dir, err)
+		return nil, mountError(dir, opt.AllowOther, err)
 	}
 	go m.server.Serve()
 	if err := m.server.WaitMount(); err != nil {
@@ -128,14 +126,32 @@ func mountOptions(src *restorepoint.Source, opt Options) *fuse.MountOptions {
 }
 
 // mountError says what to do about the usual reasons why mounting fails.
-func mountError(dir string, err error) error {
+func mountError(dir string, allowOther bool, err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENOENT) && noFuse():
 		return fmt.Errorf("mounting on %s: this system has no FUSE (/dev/fuse is missing: modprobe fuse): %w", dir, err)
 	case strings.Contains(err.Error(), "executable file not found"):
 		return fmt.Errorf("mounting on %s: fusermount3 is missing (apt install fuse3), which users other than root need: %w", dir, err)
+	case os.Geteuid() != 0:
+		// What fusermount3 said is on stderr; here the error is its exit status alone.
+		return fmt.Errorf("mounting on %s: %s: %w", dir, fusermountTrouble(dir, allowOther), errFusermount)
 	}
 	return fmt.Errorf("mounting on %s: %w", dir, err)
+}
+
+var errFusermount = errors.New("fusermount3 has refused")
+
+// fusermountTrouble guesses at why fusermount3 has refused to mount on dir.
+func fusermountTrouble(dir string, allowOther bool) string {
+	switch {
+	case unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) != nil:
+		return "/dev/fuse can't be opened by this user (its mode is 0666 on most systems)"
+	case unix.Access(dir, unix.W_OK) != nil:
+		return "the directory must be one that this user may write to"
+	case allowOther:
+		return "--allow-other may need the line user_allow_other in /etc/fuse.conf"
+	}
+	return "the log may say why"
 }
 
 func noFuse() bool {

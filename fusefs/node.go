@@ -24,7 +24,7 @@ const (
 	inoMask    = 1<<spaceShift - 1
 	spaceMask  = 0xff
 
-	// internedBit marks an inode number that is an index into the space's table,
+	// internedBit marks an inode number that is an index into the slot's table,
 	// because the tree's own is too large or not enough to name the node.
 	internedBit = 1 << (spaceShift - 1)
 )
@@ -52,14 +52,22 @@ func (n nodeID) slot() uint16 { return uint16(n >> slotShift) }
 func (n nodeID) space() uint8 { return uint8(n >> spaceShift & spaceMask) }
 func (n nodeID) ino() uint64  { return uint64(n & inoMask) }
 
-// interner gives the nodes whose guestfs.ID doesn't fit in a node id a number.
+// interner gives the nodes of a slot whose guestfs.ID doesn't fit in a node id a
+// number. It lives as long as the slot, since the kernel keeps node ids while the
+// point is closed and opened again.
 type interner struct {
 	mu  sync.RWMutex
-	ids []guestfs.ID
-	num map[guestfs.ID]uint64
+	ids []internedID
+	num map[internedID]uint64
 }
 
-func (t *interner) number(id guestfs.ID) uint64 {
+// internedID is an ID in the tree that was entered by the space base.
+type internedID struct {
+	base uint8
+	guestfs.ID
+}
+
+func (t *interner) number(id internedID) uint64 {
 	t.mu.RLock()
 	n, ok := t.num[id]
 	t.mu.RUnlock()
@@ -72,7 +80,7 @@ func (t *interner) number(id guestfs.ID) uint64 {
 		return n
 	}
 	if t.num == nil {
-		t.num = make(map[guestfs.ID]uint64)
+		t.num = make(map[internedID]uint64)
 	}
 	n = internedBit | uint64(len(t.ids))
 	t.ids = append(t.ids, id)
@@ -80,11 +88,11 @@ func (t *interner) number(id guestfs.ID) uint64 {
 	return n
 }
 
-func (t *interner) id(n uint64) (guestfs.ID, bool) {
+func (t *interner) id(n uint64) (internedID, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if i := n &^ internedBit; i < uint64(len(t.ids)) {
 		return t.ids[i], true
 	}
-	return guestfs.ID{}, false
+	return internedID{}, false
 }

@@ -31,7 +31,6 @@ type openPoint struct {
 
 	view    viewState
 	readers [readerCache]atomic.Pointer[cachedReader]
-	tables  [spaceLast + 1]interner
 }
 
 // viewState is the guest view, once it has been asked for.
@@ -91,8 +90,12 @@ func (f *rawFS) acquire(ctx context.Context, s *slot) (*openPoint, error) {
 	}
 	p := &openPoint{Opened: opened, refs: 1, used: time.Now()}
 	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s.stale() { // since then: nobody would close it any more
+		p.Close()
+		return nil, errStale
+	}
 	o.cur = p
-	o.mu.Unlock()
 	return p, nil
 }
 
@@ -174,9 +177,11 @@ func (p *openPoint) guestView(ctx context.Context) (*guestview.View, error) {
 	switch {
 	case err == nil:
 		v.view = view
-	case errors.Is(err, guestview.ErrNoRoot):
+	case errors.Is(err, restorepoint.ErrChanged):
+		return nil, err
 	case errors.Is(err, ondisk.ErrCorrupt), errors.Is(err, ondisk.ErrUnsupported):
 		v.err = err
+	case errors.Is(err, guestview.ErrNoRoot):
 	default: // may go away: the next look tries again
 		return nil, err
 	}
@@ -184,7 +189,8 @@ func (p *openPoint) guestView(ctx context.Context) (*guestview.View, error) {
 	return v.view, v.err
 }
 
-// tree returns the tree that lies in a space.
+// tree returns the tree that lies in a space, in which the kernel knows a node
+// already: that there is no such tree can't be, unless the source has changed.
 func (p *openPoint) tree(ctx context.Context, space uint8) (guestfs.Tree, error) {
 	if space <= spaceViewLast {
 		v, err := p.guestView(ctx)
@@ -192,7 +198,7 @@ func (p *openPoint) tree(ctx context.Context, space uint8) (guestfs.Tree, error)
 			return nil, err
 		}
 		if v == nil {
-			return nil, guestfs.ErrNotExist
+			return nil, errStale
 		}
 		return v, nil
 	}
@@ -201,41 +207,37 @@ func (p *openPoint) tree(ctx context.Context, space uint8) (guestfs.Tree, error)
 		return vols[i].Tree(ctx)
 	}
 	if err == nil {
-		err = guestfs.ErrNotExist
+		err = errStale
 	}
 	return nil, err
 }
 
 // node names an inode of a tree by a node id. base is the space the tree was
 // entered by: spaceView, or a volume's.
-func (p *openPoint) node(slot uint16, base uint8, id guestfs.ID) nodeID {
+func (pl *place) node(base uint8, id guestfs.ID) nodeID {
 	space, inner := base, id
 	if base == spaceView {
 		var mount int
-		if mount, inner = p.view.view.Split(id); mount < maxViewMounts {
+		if mount, inner = pl.p.view.view.Split(id); mount < maxViewMounts {
 			space += uint8(mount)
 		} else {
 			inner.Sub = 1 // intern it
 		}
 	}
 	if inner.Sub == 0 && inner.Ino < internedBit {
-		return makeID(slot, space, inner.Ino)
+		return makeID(pl.slot.num, space, inner.Ino)
 	}
-	return makeID(slot, base, p.tables[base].number(id))
+	return makeID(pl.slot.num, base, pl.slot.interned.number(internedID{base, id}))
 }
 
 // inode is the reverse of node.
-func (p *openPoint) inode(n nodeID) (id guestfs.ID, ok bool) {
-	space := n.space()
-	base := space
-	if space <= spaceViewLast {
-		base = spaceView
-	}
+func (pl *place) inode(n nodeID) (id guestfs.ID, ok bool) {
 	switch {
 	case n.ino()&internedBit != 0:
-		return p.tables[base].id(n.ino())
-	case base == spaceView:
-		return p.view.view.Join(int(space-spaceView), guestfs.ID{Ino: n.ino()}), true
+		known, ok := pl.slot.interned.id(n.ino())
+		return known.ID, ok
+	case n.space() <= spaceViewLast:
+		return pl.p.view.view.Join(int(n.space()-spaceView), guestfs.ID{Ino: n.ino()}), true
 	}
 	return guestfs.ID{Ino: n.ino()}, true
 }

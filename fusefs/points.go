@@ -1,9 +1,13 @@
 package fusefs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"yester/restorepoint"
@@ -22,14 +26,15 @@ const latestName = "latest"
 // keeps its number for the life of the mount.
 type slot struct {
 	num   uint16
-	point restorepoint.Point
+	point restorepoint.Point // never changes: another point gets another slot
 	// inoBase is what the inode numbers of the point's files are shown above: the
 	// same for a point and its "latest", different for different points, so that
 	// no tool takes the files of two dates for one.
 	inoBase uint64
 
-	open opener
-	gone chan struct{} // closed once the point no longer is what it was
+	open     opener
+	interned interner
+	gone     chan struct{} // closed once the point no longer is what it was
 }
 
 // stale reports whether the point has vanished from the source or changed there.
@@ -56,14 +61,23 @@ type catalogue struct {
 	src       *restorepoint.Source
 	only      string // the machine that is shown alone at the root; "" for all
 	onlyPoint string // the point of it that is shown alone; "" for all
+	log       *slog.Logger
+
+	// listing is held while the source is listed, which takes its time on a
+	// network filesystem; what is known already can be had meanwhile.
+	listing sync.Mutex
 
 	mu       sync.Mutex
 	listed   time.Time
 	err      error // of the last listing; the one before stays in force
 	machines []*machine
 	byName   map[string]*machine
-	slots    []*slot // by number; slots[0] is nil
 	changed  time.Time
+	full     bool // the numbers have run out, and that has been said
+
+	// slots are all that there are, by number; the first is nil. The list is
+	// lengthened with mu held, and read without: every request looks into it.
+	slots atomic.Pointer[[]*slot]
 }
 
 // maxSlots is what 16 bits of a node id can tell apart.
@@ -71,19 +85,37 @@ const maxSlots = 1 << 16
 
 // refresh lists the source again when the last listing is older than age.
 func (c *catalogue) refresh(ctx context.Context, age time.Duration) error {
+	c.listing.Lock()
+	defer c.listing.Unlock()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.listed.IsZero() && time.Since(c.listed) < age {
-		return c.err
+	fresh, err := !c.listed.IsZero() && time.Since(c.listed) < age, c.err
+	c.mu.Unlock()
+	if fresh {
+		return err
 	}
 	cat, err := c.src.List(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	c.listed, c.err = time.Now(), err
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil {
+		c.listed, c.err = time.Now(), err
 		return err
 	}
+	c.takeLocked(cat)
+	return nil
+}
+
+// take brings the upper directories in step with a listing.
+func (c *catalogue) take(cat *restorepoint.Catalogue) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.takeLocked(cat)
+}
+
+func (c *catalogue) takeLocked(cat *restorepoint.Catalogue) {
+	c.listed, c.err = time.Now(), nil
 	names := cat.Machines()
 	if c.only != "" {
 		names = []string{c.only}
@@ -103,7 +135,6 @@ func (c *catalogue) refresh(ctx context.Context, age time.Duration) error {
 			c.update(m, nil)
 		}
 	}
-	return nil
 }
 
 // update brings m in step with a new listing of its points.
@@ -123,8 +154,6 @@ func (c *catalogue) update(m *machine, points []restorepoint.Point) {
 				continue
 			}
 			c.changed = c.listed
-		} else {
-			s.point = p
 		}
 		order = append(order, s)
 		byID[p.ID] = s
@@ -147,25 +176,31 @@ func (c *catalogue) update(m *machine, points []restorepoint.Point) {
 // newSlot gives p a slot; the alias of an existing one when of is not nil. It
 // returns nil when the numbers have run out.
 func (c *catalogue) newSlot(p restorepoint.Point, of *slot) *slot {
-	if len(c.slots) == 0 {
-		c.slots = append(c.slots, nil)
+	slots := []*slot{nil}
+	if l := c.slots.Load(); l != nil {
+		slots = *l
 	}
-	if len(c.slots) >= maxSlots {
+	if len(slots) >= maxSlots {
+		if !c.full {
+			c.log.Error("the mount has seen too many points and shows no new ones: unmount it and mount again", "points", len(slots))
+		}
+		c.full = true
 		return nil
 	}
-	s := &slot{num: uint16(len(c.slots)), point: p, gone: make(chan struct{})}
+	s := &slot{num: uint16(len(slots)), point: p, gone: make(chan struct{})}
 	s.inoBase = uint64(s.num-1) << slotShift
 	if of != nil {
 		s.inoBase, s.gone = of.inoBase, of.gone
 	}
-	c.slots = append(c.slots, s)
+	slots = append(slots, s)
+	c.slots.Store(&slots)
 	return s
 }
 
 // drop marks a slot stale and lets go of what it holds open.
 func (c *catalogue) drop(s *slot) {
 	close(s.gone)
-	for _, t := range c.slots[1:] {
+	for _, t := range c.all() {
 		if t.gone == s.gone {
 			t.retire(time.Now(), true)
 		}
@@ -181,10 +216,8 @@ func newest(order []*slot) *slot {
 
 // slot returns the slot of that number, nil when there is none.
 func (c *catalogue) slot(num uint16) *slot {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if int(num) < len(c.slots) {
-		return c.slots[num]
+	if slots := c.slots.Load(); slots != nil && int(num) < len(*slots) {
+		return (*slots)[num]
 	}
 	return nil
 }
@@ -229,13 +262,14 @@ func (c *catalogue) lookupMachine(name string) *machine {
 
 // upperEntry is an entry of a directory above the points.
 type upperEntry struct {
-	name string
-	id   nodeID
+	name   string
+	id     nodeID
+	cookie uint64 // ascending, at least 1, and the same in all listings
 }
 
-// list returns the entries of a directory above the points, and when they last
-// changed.
-func (c *catalogue) list(ino uint64) ([]upperEntry, time.Time, bool) {
+// list returns the entries of a directory above the points; false when ino is
+// none.
+func (c *catalogue) list(ino uint64) ([]upperEntry, bool) {
 	m := c.machineAt(ino)
 	if m != nil {
 		c.lookupPoint(m, latestName)
@@ -246,31 +280,30 @@ func (c *catalogue) list(ino uint64) ([]upperEntry, time.Time, bool) {
 	switch {
 	case m != nil:
 		for _, s := range m.order {
-			out = append(out, upperEntry{s.point.ID, makeID(s.num, spaceLayout, pointIno)})
+			out = append(out, upperEntry{s.point.ID, makeID(s.num, spaceLayout, pointIno), uint64(s.num)})
 		}
 		if m.latest != nil {
-			out = append(out, upperEntry{latestName, makeID(m.latest.num, spaceLayout, pointIno)})
+			out = append(out, upperEntry{latestName, makeID(m.latest.num, spaceLayout, pointIno), uint64(m.latest.num)})
 		}
+		slices.SortFunc(out, func(a, b upperEntry) int { return cmp.Compare(a.cookie, b.cookie) })
 	case ino == rootIno:
 		for _, m := range c.machines {
 			if len(m.order) > 0 {
-				out = append(out, upperEntry{m.name, makeID(0, spaceLayout, m.num)})
+				out = append(out, upperEntry{m.name, makeID(0, spaceLayout, m.num), m.num - firstMachine + 1})
 			}
 		}
 	default:
-		return nil, time.Time{}, false
+		return nil, false
 	}
-	return out, c.changed, true
+	return out, true
 }
 
 // all returns every slot there is.
 func (c *catalogue) all() []*slot {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.slots) == 0 {
-		return nil
+	if slots := c.slots.Load(); slots != nil {
+		return (*slots)[1:]
 	}
-	return append([]*slot(nil), c.slots[1:]...)
+	return nil
 }
 
 func (s *slot) String() string { return fmt.Sprintf("%s/%s", s.point.Machine, s.point.ID) }

@@ -2,10 +2,12 @@ package fusefs
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"yester/guestfs"
+	"yester/internal/ondisk"
 )
 
 // A directory's offsets: 1 is after ".", 2 after "..", and an entry's cookie is
@@ -52,6 +54,10 @@ func (f *rawFS) readDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 		err = pl.listLayout(ctx, in.Offset, &l)
 	} else {
 		err = pl.listTree(ctx, in.Offset, &l)
+	}
+	if status(err) == fuse.ENOENT {
+		// Programs take that for the end of a directory that was removed.
+		err = fmt.Errorf("%s: %w", err.Error(), ondisk.ErrCorrupt)
 	}
 	if err != nil && l.added {
 		// What could be read goes out first; the next call, which begins behind
@@ -105,16 +111,16 @@ func (f *rawFS) listUpper(ctx context.Context, n nodeID, off uint64, l *lister) 
 			return err
 		}
 	}
-	entries, _, ok := f.cat.list(n.ino())
+	entries, ok := f.cat.list(n.ino())
 	if !ok {
 		return guestfs.ErrNotDir
 	}
 	if !l.dots(off, upperIno|n.ino()) {
 		return nil
 	}
-	for i, e := range entries {
-		if uint64(i) < resume(off) {
-			continue
+	for _, e := range entries {
+		if e.cookie <= resume(off) {
+			continue // the entries before may have changed since
 		}
 		var attr fuse.Attr
 		s := f.cat.slot(e.id.slot())
@@ -123,7 +129,7 @@ func (f *rawFS) listUpper(ctx context.Context, n nodeID, off uint64, l *lister) 
 		} else {
 			f.upperAttr(e.id, &attr)
 		}
-		out, ok := l.add(e.name, attr.Ino, guestfs.ModeDir, uint64(i)+1+dotEntries)
+		out, ok := l.add(e.name, attr.Ino, guestfs.ModeDir, e.cookie+dotEntries)
 		if !ok {
 			return nil
 		}
@@ -175,7 +181,7 @@ func (pl *place) listTree(ctx context.Context, off uint64, l *lister) error {
 	}
 	var files []pushItem
 	err := pl.tree.ReadDir(ctx, pl.ino, resume(off), func(d guestfs.Dirent) bool {
-		n := pl.p.node(pl.slot.num, base, d.ID)
+		n := pl.node(base, d.ID)
 		out, ok := l.add(d.Name, pl.slot.inoBase|pl.slot.shownIno(n), d.Type, d.Next+dotEntries)
 		if !ok {
 			return false

@@ -155,10 +155,10 @@ func (f *File) Size() int64 { return f.version.Size }
 // Close closes the file.
 func (f *File) Close() error { return f.f.Close() }
 
-// check fails with ErrChanged when the file is no longer in its version. What
+// Check fails with ErrChanged when the file is no longer in its version. What
 // is read before a check that passes is of that version: a file's times change
 // before its content does.
-func (f *File) check() error {
+func (f *File) Check() error {
 	now, err := versionOfFile(f.f)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.name, err)
@@ -185,7 +185,7 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 		return 0, eof
 	}
 	got, err := f.f.ReadAt(p[:n], off)
-	if changed := f.check(); changed != nil {
+	if changed := f.Check(); changed != nil {
 		return 0, changed
 	}
 	if got == n {
@@ -202,7 +202,7 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 // looked for, which would cost two system calls each time; block.DataAt does.
 // Whoever reads there reads past ReadAt, so the version is checked here.
 func (f *File) Extent(_ context.Context, off, n int64) (block.Extent, error) {
-	if err := f.check(); err != nil {
+	if err := f.Check(); err != nil {
 		return block.Extent{}, err
 	}
 	return block.Extent{Len: min(n, f.version.Size-off), File: f.f, Off: off}, nil

@@ -203,25 +203,42 @@ func (o *Opened) GuestView(ctx context.Context) (*guestview.View, error) {
 			return nil, err
 		}
 		var members []guestview.Member
-		var damage error
 		for _, v := range vols {
 			tree, err := v.Tree(ctx)
 			switch {
 			case err == nil:
 				members = append(members, o.member(v, tree))
-			case ctx.Err() != nil:
+			case ctx.Err() != nil || errors.Is(err, ErrChanged):
 				return nil, err
 			case !errors.Is(err, ondisk.ErrFormat):
-				damage = errors.Join(damage, err)
-				v.opt.Logger.Warn("left out of the guest view", "error", err)
+				m := o.member(v, nil)
+				m.Err = err
+				members = append(members, m)
 			}
 		}
 		view, err := guestview.New(ctx, members, o.src.opt.Logger.With("point", o.Point.ID))
-		if err != nil && damage != nil {
-			return nil, damage // the volume that can't be read is the likelier cause
+		// What can't be read is told in the view, and a file that changes meanwhile
+		// makes much unreadable: that would be a view of nothing that ever was.
+		if changed := o.check(); changed != nil {
+			return nil, changed
 		}
 		return view, err
 	})
+}
+
+// check fails with ErrChanged when one of the point's files is no longer what it
+// was when it was opened.
+func (o *Opened) check() error {
+	for _, img := range o.images {
+		for ; img != nil; img = img.parent {
+			for _, part := range img.file.parts {
+				if err := part.Check(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // member says what the guest view needs to know of a volume.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"strings"
 
@@ -58,6 +59,8 @@ type Ignored struct {
 	Reason string `json:"reason"`
 	// Damaged tells a container that can't be read from a file of another kind.
 	Damaged bool `json:"damaged"`
+	// Err is the cause; nil where Reason says all.
+	Err error `json:"-"`
 }
 
 // probeParallel is how many files are probed at once: headers are small, and
@@ -95,7 +98,7 @@ func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
 		p := results[i]
 		s.probed[f.name] = p
 		if p.err != nil {
-			ignored = append(ignored, Ignored{Name: f.name, Reason: p.err.Error(), Damaged: !errors.Is(p.err, ondisk.ErrFormat)})
+			ignored = append(ignored, Ignored{Name: f.name, Reason: p.err.Error(), Damaged: !errors.Is(p.err, ondisk.ErrFormat), Err: p.err})
 			continue
 		}
 		f.format, f.info = p.format, p.info
@@ -112,7 +115,7 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignore
 		byName[e.Name] = e
 		names = append(names, e.Name)
 	}, func(name string, err error) {
-		ignored = append(ignored, Ignored{Name: name, Reason: err.Error(), Damaged: true})
+		ignored = append(ignored, Ignored{Name: name, Reason: err.Error(), Damaged: true, Err: err})
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
@@ -174,6 +177,10 @@ func (s *Source) openFile(f *imageFile) (*hostFile, error) {
 	var readers []block.Reader
 	for _, e := range f.parts {
 		p, err := s.dir.Open(e.Name)
+		if errors.Is(err, fs.ErrNotExist) {
+			// Not to be taken for a file that the guest doesn't have.
+			err = fmt.Errorf("%s: has vanished: %w", e.Name, ErrChanged)
+		}
 		if err != nil {
 			h.close()
 			return nil, err
@@ -181,7 +188,7 @@ func (s *Source) openFile(f *imageFile) (*hostFile, error) {
 		h.parts = append(h.parts, p)
 		if p.Version() != e.Version {
 			h.close()
-			return nil, fmt.Errorf("%s: %w", e.Name, origin.ErrChanged)
+			return nil, fmt.Errorf("%s: %w", e.Name, ErrChanged)
 		}
 		readers = append(readers, p)
 	}

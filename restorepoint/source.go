@@ -156,11 +156,12 @@ func (s *Source) points(images []*imageFile) []Point {
 				fmt.Fprintf(key, "%q %+v\n", part.Name, part.Version)
 			}
 		}
-		p.key = hex.EncodeToString(key.Sum(nil)[:16])
 		p.Disks = []Disk{d}
 		if f.problem != nil {
 			p.Problem = f.problem.Error()
+			fmt.Fprintf(key, "%s\n", p.Problem)
 		}
+		p.key = hex.EncodeToString(key.Sum(nil)[:16])
 		points = append(points, p)
 	}
 	sort.SliceStable(points, func(i, j int) bool {

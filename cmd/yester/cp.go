@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -108,7 +109,11 @@ func (g *globalFlags) copy(ctx context.Context, f *cpFlags, source string, paths
 	res, err := copyout.Copy(ctx, s.tree, into.root, into.items, opt)
 	stop()
 	if err != nil && ctx.Err() == nil {
-		err = &codedError{err: err, code: exitcode.Partial, hint: "make room, or choose another DEST, and run it again with --overwrite if-changed"}
+		hint := "make room, or choose another DEST, and run it again with --overwrite if-changed"
+		if errors.Is(err, syscall.EROFS) {
+			hint = "choose a DEST that can be written to"
+		}
+		err = &codedError{err: err, code: exitcode.Partial, hint: hint}
 	}
 	if err != nil {
 		return err

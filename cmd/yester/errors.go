@@ -79,6 +79,7 @@ func code(err error) int {
 	var silent *silentError
 	var source *sourceError
 	var sys syscall.Errno
+	var path *fs.PathError
 	switch {
 	case err == nil:
 		return exitcode.OK
@@ -87,6 +88,8 @@ func code(err error) int {
 	case errors.As(err, &coded):
 		return coded.code
 	case isAny(err, context.Canceled, context.DeadlineExceeded):
+		return exitcode.Partial
+	case errors.As(err, &path) && path.Op == "write": // never to a source
 		return exitcode.Partial
 	case isAny(err, timeexpr.ErrSyntax, fusefs.ErrMountpoint):
 		return exitcode.Usage
@@ -129,7 +132,7 @@ func hint(err error) string {
 		return "examples: --at latest, --at 10D, --at '2006-07-28 02:30', --at 3B; see `yester --help`"
 	case errors.Is(err, timeexpr.ErrNotFound):
 		return "`yester points SOURCE` lists the restore points"
-	case errors.Is(err, fs.ErrPermission):
+	case errors.As(err, &source) && errors.Is(err, fs.ErrPermission):
 		return "run it as root, or as a user who may read the source"
 	case errors.As(err, &source) && errors.Is(err, fs.ErrNotExist):
 		return "SOURCE is a disk image, or a folder in which disk images lie"

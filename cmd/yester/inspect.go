@@ -218,7 +218,7 @@ func (g *globalFlags) printInspection(out io.Writer, in *inspection) {
 		fmt.Fprintln(out, "\nMounts, by its /etc/fstab:")
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		for _, m := range in.Mounts {
-			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", printable(m.Path), m.Volume, printable(orDash(m.Spec)), printable(strings.Join(m.Options, ",")))
+			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", printable(m.Path), orDash(m.Volume), printable(orDash(m.Spec)), printable(strings.Join(m.Options, ",")))
 		}
 		w.Flush()
 	}

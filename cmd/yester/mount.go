@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"yester/fusefs"
+	"yester/internal/exitcode"
 	"yester/internal/running"
 	"yester/restorepoint"
 )
@@ -132,11 +133,6 @@ func startMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 		child.Wait()
 		return &codedError{msg: msg.Error, hint: msg.Hint, code: msg.Code}
 	}
-	if f.pidFile != "" {
-		if err := os.WriteFile(f.pidFile, fmt.Appendf(nil, "%d\n", child.Process.Pid), 0o644); err != nil {
-			return err
-		}
-	}
 	fmt.Fprintf(os.Stderr, "yester: mounted %s on %s (%d points; log: %s)\n", source, dir, msg.Points, logFile)
 	return child.Process.Release()
 }
@@ -150,6 +146,9 @@ func (f *mountFlags) args() []string {
 	}
 	if f.followSymlinks {
 		a = append(a, "--follow-symlinks")
+	}
+	if f.pidFile != "" {
+		a = append(a, "--pid-file", f.pidFile)
 	}
 	return append(a, "--idle-timeout", f.idleTimeout.String())
 }
@@ -172,7 +171,7 @@ func logPath(flag, dir string) (string, error) {
 		base = filepath.Join(base, "yester")
 	}
 	if err := os.MkdirAll(base, 0o700); err != nil {
-		return "", err
+		return "", &codedError{msg: "no place for the log", err: err, code: exitcode.Usage, hint: "name a file that you may write by --log-file"}
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -190,6 +189,13 @@ func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 	runtime.GOMAXPROCS(4 * runtime.GOMAXPROCS(0))
 	ready := readyPipe()
 	logger := g.logger()
+	if f.pidFile != "" {
+		abs, err := filepath.Abs(f.pidFile)
+		if err != nil {
+			return err
+		}
+		f.pidFile = abs
+	}
 	if f.logFile != "" {
 		log, err := os.OpenFile(f.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -198,6 +204,10 @@ func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 		defer log.Close()
 		logger = slog.New(slog.NewTextHandler(log, nil))
 	}
+	// Before anybody can know that there is something to end.
+	sig := make(chan os.Signal, 1)
+	signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(sig)
 	m, src, err := openMount(ctx, g, f, source, dir, logger)
 	if err != nil {
 		report(ready, readyMessage{Error: err.Error(), Hint: hint(err), Code: code(err)})
@@ -212,27 +222,31 @@ func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 	} else {
 		defer reg.Close()
 	}
+	if f.pidFile != "" {
+		if err := os.WriteFile(f.pidFile, fmt.Appendf(nil, "%d\n", os.Getpid()), 0o644); err != nil {
+			logger.Error("pid file", "error", err)
+		} else {
+			defer os.Remove(f.pidFile)
+		}
+	}
+	if ready != nil { // in the background: keep no filesystem busy but the source's
+		if err := os.Chdir("/"); err != nil {
+			logger.Warn("changing the working directory", "error", err)
+		}
+	}
 	logger.Info("mounted", "source", source, "dir", m.Dir(), "points", m.Stats().Points)
 	report(ready, readyMessage{Points: m.Stats().Points})
 	notifySystemd("READY=1")
-	if f.foreground && f.pidFile != "" {
-		if err := os.WriteFile(f.pidFile, fmt.Appendf(nil, "%d\n", os.Getpid()), 0o644); err != nil {
-			logger.Error("pid file", "error", err)
-		}
-	}
 
 	done := make(chan struct{})
 	go func() { m.Wait(); close(done) }()
-	go unmountOnSignal(m, logger, done)
+	go unmountOnSignal(m, sig, logger, done)
 	if f.idleTimeout > 0 {
 		go unmountWhenIdle(m, f.idleTimeout, logger, done)
 	}
 	<-done
 	st := m.Stats()
 	logger.Info("unmounted", "reads", st.Reads, "bytes", st.Bytes, "errors", st.Errors)
-	if f.pidFile != "" {
-		os.Remove(f.pidFile)
-	}
 	return nil
 }
 
@@ -296,12 +310,10 @@ func notifySystemd(state string) {
 	io.WriteString(c, state)
 }
 
-// unmountOnSignal unmounts on SIGTERM or SIGINT. A mount that is in use then
+// unmountOnSignal unmounts on a signal. A mount that is in use then
 // loses its name at once and is served until its last user leaves, or until
 // another signal comes.
-func unmountOnSignal(m *fusefs.Mount, logger *slog.Logger, done <-chan struct{}) {
-	sig := make(chan os.Signal, 1)
-	signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT)
+func unmountOnSignal(m *fusefs.Mount, sig <-chan os.Signal, logger *slog.Logger, done <-chan struct{}) {
 	for asked := false; ; asked = true {
 		select {
 		case <-done:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -21,10 +22,13 @@ func (g *globalFlags) list(ctx context.Context, src *restorepoint.Source) (*rest
 	if err != nil {
 		return nil, &sourceError{location: src.Location(), err: err}
 	}
-	damaged := 0
+	damaged, forbidden := 0, 0
 	for _, i := range cat.Ignored {
 		if i.Damaged {
 			damaged++
+			if errors.Is(i.Err, fs.ErrPermission) {
+				forbidden++
+			}
 			g.warn("%s is left out: %s", i.Name, i.Reason)
 		} else {
 			g.info("%s is left out: %s", i.Name, i.Reason)
@@ -33,7 +37,10 @@ func (g *globalFlags) list(ctx context.Context, src *restorepoint.Source) (*rest
 	if len(cat.Points) == 0 {
 		e := &codedError{msg: src.Location() + ": no restore points", code: exitcode.NotFound,
 			hint: "a source is a disk image, or a folder with VHD or raw images in it; -v says why files are left out"}
-		if damaged > 0 {
+		switch {
+		case damaged > 0 && damaged == forbidden:
+			e.code, e.hint = exitcode.Unreachable, "run it as root, or as a user who may read the source"
+		case damaged > 0:
 			e.code, e.hint = exitcode.Damaged, "the warnings above say what is wrong with its files"
 		}
 		return nil, e
@@ -168,7 +175,11 @@ func (g *globalFlags) openTree(ctx context.Context, location string) (*session, 
 		if view, err = s.point.GuestView(ctx); err == nil {
 			s.tree = view
 		} else if errors.Is(err, guestview.ErrNoRoot) {
-			s.tree, err = onlyTree(ctx, s.point)
+			// Where one of the volumes is damaged, that is the likelier cause.
+			damaged := isAny(err, ondisk.ErrCorrupt, ondisk.ErrUnsupported)
+			if tree, only := onlyTree(ctx, s.point); only == nil || !damaged {
+				s.tree, err = tree, only
+			}
 		}
 	}
 	if err != nil {

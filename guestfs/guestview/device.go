@@ -55,10 +55,14 @@ func matcher(spec string) (func(*Member) bool, bool) {
 // "" when it has none.
 func (m *Member) tag(tag string) string {
 	switch tag {
-	case "UUID":
+	case "UUID", "LABEL":
+		if m.Tree == nil {
+			return ""
+		}
+		if tag == "LABEL" {
+			return m.Tree.Info().Label
+		}
 		return m.Tree.Info().UUID
-	case "LABEL":
-		return m.Tree.Info().Label
 	case "PARTUUID":
 		return m.PartUUID
 	case "PARTLABEL":

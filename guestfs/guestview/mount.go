@@ -12,8 +12,9 @@ import (
 	"yester/guestfs"
 )
 
-// New puts members together. It fails with ErrNoRoot when none has a root layout,
-// and when ctx is done; whatever else can't be followed is a warning, in the View
+// New puts members together. It fails with ErrNoRoot when none has a root layout
+// (and with what is wrong with those that can't be looked at, if any), and when
+// ctx is done; whatever else can't be followed is a warning, in the View
 // and in log (which may be nil), and leaves a volume out of the view.
 //
 // The root is the candidate whose own /etc/fstab lists it at "/", then the one on
@@ -135,6 +136,21 @@ func cmpBool(a, b bool) int {
 
 var errMissing = errors.New("no volume of this restore point has that name")
 
+// unreadable is for an entry that names none of the volumes that can be read: if
+// there are others, it is one of them that should be there.
+func (b *builder) unreadable(j job) (mount, error) {
+	var damage error
+	for i := range b.members {
+		if m := &b.members[i]; m.Err != nil {
+			damage = errors.Join(damage, m.Err)
+		}
+	}
+	if damage == nil || j.noauto() {
+		return mount{}, errMissing
+	}
+	return mount{Mount: Mount{Member: -1}, tree: lost{fmt.Errorf("%s is none of the volumes that can be read: %w", j.Spec, damage)}}, nil
+}
+
 // mount mounts what j asks for.
 func (b *builder) mount(j job) error {
 	var m mount
@@ -155,11 +171,12 @@ func (b *builder) mount(j job) error {
 	if err != nil {
 		return fmt.Errorf("mount point: %w", err)
 	}
-	rootAttr, err := m.tree.Attr(b.ctx, m.root)
-	if err != nil {
-		return fmt.Errorf("%s: %w", m.Volume, err)
+	if !attr.IsDir() {
+		return guestfs.ErrNotDir
 	}
-	if !attr.IsDir() || !rootAttr.IsDir() {
+	if rootAttr, err := m.tree.Attr(b.ctx, m.root); err != nil {
+		m.tree, m.Problem = lost{err}, err.Error()
+	} else if !rootAttr.IsDir() {
 		return guestfs.ErrNotDir
 	}
 	if path == "/" {
@@ -204,7 +221,7 @@ func (b *builder) volume(j job) (mount, error) {
 		return mount{}, nil
 	}
 	if len(found) == 0 {
-		return mount{}, errMissing
+		return b.unreadable(j)
 	}
 	i := found[0]
 	if len(found) > 1 {
@@ -220,6 +237,9 @@ func (b *builder) volume(j job) (mount, error) {
 		b.warn("%s names %s alike; %s is at %s", j.Spec, strings.Join(names, " and "), b.members[i].Name, j.dir)
 	}
 	m := &b.members[i]
+	if m.Err != nil {
+		return mount{Mount: Mount{Volume: m.Name, Member: i}, tree: lost{m.Err}}, nil
+	}
 	root, err := subvolume(b.ctx, m.Tree, j.Entry)
 	if err != nil {
 		return mount{}, fmt.Errorf("%s: %w", m.Name, err)

@@ -51,10 +51,17 @@ func (c *candidate) String() string {
 }
 
 // candidates looks for roots in the members. Damage makes a volume no candidate,
-// with a warning; only ctx ends the search.
+// with a warning, and is the error when there are no others; else only ctx ends
+// the search.
 func candidates(ctx context.Context, members []Member) (found []candidate, warned []string, err error) {
+	var damage error
 	for i := range members {
 		m := &members[i]
+		if m.Err != nil {
+			warned = appendWarning(warned, "%s can't be read: %v", m.Name, m.Err)
+			damage = errors.Join(damage, m.Err)
+			continue
+		}
 		tree := m.Tree
 		dirs := []mount{{Mount: Mount{Path: "/"}, root: tree.Root()}}
 		if tree.Info().Type == "btrfs" {
@@ -72,6 +79,7 @@ func candidates(ctx context.Context, members []Member) (found []candidate, warne
 			}
 			if err != nil {
 				warned = appendWarning(warned, "%s can't be looked at for a root filesystem: %v", m.Name, err)
+				damage = errors.Join(damage, fmt.Errorf("%s: %w", m.Name, err))
 			}
 			if !ok {
 				continue
@@ -83,6 +91,9 @@ func candidates(ctx context.Context, members []Member) (found []candidate, warne
 			}
 			found = append(found, c)
 		}
+	}
+	if len(found) == 0 && damage != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrNoRoot, damage)
 	}
 	return found, warned, nil
 }

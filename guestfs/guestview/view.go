@@ -26,6 +26,9 @@ var ErrNoRoot = errors.New("no root filesystem among the volumes")
 type Member struct {
 	Name string       // for messages, and as Mount.Volume
 	Tree guestfs.Tree // stays the caller's to close, after the View's last use
+	// Err says why the filesystem can't be read; there is no Tree then. Where the
+	// guest mounted it, the view shows this error, not the empty directory below.
+	Err error
 
 	Disk      int    // the disk's position among the machine's, from 0; -1: on none (a logical volume)
 	Number    int    // the partition's number; 0 when the filesystem takes the whole disk
@@ -44,6 +47,8 @@ type Mount struct {
 	Member  int      `json:"-"`                 // its index
 	Spec    string   `json:"spec,omitempty"`    // what /etc/fstab calls it
 	Options []string `json:"options,omitempty"` // by /etc/fstab
+	// Problem says why what was mounted there can't be shown.
+	Problem string `json:"problem,omitempty"`
 }
 
 // View is the machine's tree. It implements guestfs.Tree.

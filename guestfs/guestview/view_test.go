@@ -233,6 +233,51 @@ func TestCrossing(t *testing.T) {
 	}
 }
 
+// TestDamagedVolume: what can't be read is an error where the guest had it, by
+// whatever name, never the empty directory that it was mounted on.
+func TestDamagedVolume(t *testing.T) {
+	ctx := t.Context()
+	damage := ondisk.Corruptf("ext4", "superblock", 1024, "checksum")
+	fstab := "/dev/sda1 / ext4\nUUID=0a34 /home ext4\nPARTUUID=cd-02 /srv ext4\nUUID=77 /boot ext4\nLABEL=stick /media ext4 noauto\n"
+	root := system(guestfs.Info{Size: 5}, fstab, "home/anna", "srv", "boot", "media")
+	v, err := New(ctx, []Member{
+		{Name: "p1", Tree: root, Number: 1},
+		{Name: "p2", Err: damage, Number: 2, PartUUID: "cd-02"},
+		{Name: "p3", Tree: data("boot", guestfs.Info{UUID: "77"}), Number: 3},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/home", "/home/anna", "/srv", "/srv/x"} {
+		if _, err := guestfs.Resolve(ctx, v, path, false); err == nil {
+			id, _ := guestfs.Resolve(ctx, v, path, false)
+			if _, err = v.Attr(ctx, id); !errors.Is(err, ondisk.ErrCorrupt) {
+				t.Errorf("%s: %v, want the damage", path, err)
+			}
+		} else if !errors.Is(err, ondisk.ErrCorrupt) {
+			t.Errorf("%s: %v, want the damage", path, err)
+		}
+	}
+	for _, path := range []string{"/boot/boot", "/media", "/usr/bin"} {
+		if _, err := guestfs.Resolve(ctx, v, path, false); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	problems := 0
+	for _, m := range v.Mounts() {
+		if m.Problem != "" {
+			problems++
+		}
+	}
+	if problems != 2 {
+		t.Errorf("mounts %+v, want two with a problem", v.Mounts())
+	}
+	// Without a root the damage is the likelier cause, and said.
+	if _, err := New(ctx, []Member{{Name: "p2", Err: damage}}, nil); !errors.Is(err, ErrNoRoot) || !errors.Is(err, ondisk.ErrCorrupt) {
+		t.Errorf("no root: %v", err)
+	}
+}
+
 // TestBtrfs: one filesystem with subvolumes for / and /home, whose top level is
 // mounted, too. As on the guest, the inner mount point of that is empty.
 func TestBtrfs(t *testing.T) {
@@ -245,7 +290,7 @@ func TestBtrfs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(v.Mounts()); !strings.HasPrefix(got, "[{/ p1 0 UUID=5c9f [subvol=@]} {/home p1 0 UUID=5c9f [subvol=/@home]} {/top p1 0 ") {
+	if got := fmt.Sprint(v.Mounts()); !strings.HasPrefix(got, "[{/ p1 0 UUID=5c9f [subvol=@] } {/home p1 0 UUID=5c9f [subvol=/@home] } {/top p1 0 ") {
 		t.Error(got)
 	}
 	if len(v.Warnings) != 1 || !strings.Contains(v.Warnings[0], "subvolid=300") {

@@ -321,14 +321,14 @@ func (c *copier) report(e Event) {
 }
 
 // failed reports a file that could not be copied, unless the run is over anyway.
-// A destination that is full ends the run.
+// A destination that is full or read-only ends the run.
 func (c *copier) failed(ctx context.Context, source, dest string, mode uint32, err error) {
 	if ctx.Err() != nil {
 		return
 	}
 	for _, fatal := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
 		if errors.Is(err, fatal) {
-			c.stop(fmt.Errorf("%s: %w", dest, err))
+			c.stop(fmt.Errorf("the copy ends here: %w", fatal)) // the file's own error is reported below
 		}
 	}
 	c.report(Event{Action: Failed, Source: source, Dest: dest, Mode: mode, Err: err})
