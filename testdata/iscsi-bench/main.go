@@ -1,8 +1,9 @@
 // Command iscsi-bench compares three iSCSI targets on one page-cached raw file:
 // tgtd (Debian's tgt), gotgt v0.2.2 (testdata/gotgt-bench) and this one
-// (iscsi/internal/serve), with real initiators (iscsi-perf, qemu-img). The targets
-// take turns within each round; what is printed are medians, and the medians of
-// the rounds' ratios to tgtd.
+// (iscsi/internal/serve), and with them `yester iscsi` on a dynamic VHD of the
+// same content, which the others can't read. The initiators are real (iscsi-perf,
+// qemu-img). The targets take turns within each round; what is printed are
+// medians, and the medians of the rounds' ratios to tgtd on the raw file.
 //
 //	go run ./testdata/iscsi-bench [-size 2048] [-seconds 2] [-rounds 5]
 package main
@@ -10,6 +11,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net"
@@ -37,9 +39,15 @@ type server struct {
 	name string
 	addr string
 	cmd  *exec.Cmd
+	unit string // target and logical unit; "" for those of most
 }
 
-func (s *server) url() string { return "iscsi://" + s.addr + "/" + target + "/1" }
+func (s *server) url() string {
+	if s.unit != "" {
+		return "iscsi://" + s.addr + "/" + s.unit
+	}
+	return "iscsi://" + s.addr + "/" + target + "/1"
+}
 
 // cpu returns the CPU time the server has used.
 func (s *server) cpu() time.Duration {
@@ -105,7 +113,7 @@ func startTgtd(file string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{"tgtd", addr, c}
+	s := &server{name: "tgtd", addr: addr, cmd: c}
 	if err := wait(addr); err != nil {
 		return s, err
 	}
@@ -128,7 +136,7 @@ func startOwn(name, bin string, args ...string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{name, addr, c}, wait(addr)
+	return &server{name: name, addr: addr, cmd: c}, wait(addr)
 }
 
 func startGotgt(bin string, args ...string) (*server, error) {
@@ -137,8 +145,32 @@ func startGotgt(bin string, args ...string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{"gotgt", fmt.Sprintf("127.0.0.1:%d", port), c}
+	s := &server{name: "gotgt", addr: fmt.Sprintf("127.0.0.1:%d", port), cmd: c}
 	return s, wait(s.addr)
+}
+
+// startVHD serves a VHD by `yester iscsi`, as a user does.
+func startVHD(bin, image string) (*server, error) {
+	addr := fmt.Sprintf("127.0.0.1:%d", freePort())
+	c := exec.Command(bin, "iscsi", image, "--listen", addr, "--json")
+	out, err := c.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	s := &server{name: "vhd", addr: addr, cmd: c}
+	var said struct {
+		Targets []struct {
+			IQN string `json:"iqn"`
+		} `json:"targets"`
+	}
+	if err := json.NewDecoder(out).Decode(&said); err != nil || len(said.Targets) != 1 {
+		return s, fmt.Errorf("yester iscsi: %d targets, %v", len(said.Targets), err)
+	}
+	s.unit = said.Targets[0].IQN + "/0"
+	return s, wait(addr)
 }
 
 var average = regexp.MustCompile(`iops average (\d+)`)
@@ -170,8 +202,8 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	own, gotgt := filepath.Join(dir, "serve"), filepath.Join(dir, "gotgt-bench")
-	for _, b := range [][]string{{"build", "-o", own, "./iscsi/internal/serve"}, {"-C", "testdata/gotgt-bench", "build", "-o", gotgt, "."}} {
+	own, gotgt, yester := filepath.Join(dir, "serve"), filepath.Join(dir, "gotgt-bench"), filepath.Join(dir, "yester")
+	for _, b := range [][]string{{"build", "-o", own, "./iscsi/internal/serve"}, {"build", "-o", yester, "./cmd/yester"}, {"-C", "testdata/gotgt-bench", "build", "-o", gotgt, "."}} {
 		if b[0] == "-C" {
 			b = append([]string{"-C", b[1]}, b[2:]...)
 		}
@@ -182,6 +214,13 @@ func run() error {
 	file := filepath.Join(dir, "disk.raw")
 	if out, err := exec.Command("dd", "if=/dev/urandom", "of="+file, "bs=1M", fmt.Sprintf("count=%d", *size)).CombinedOutput(); err != nil {
 		return fmt.Errorf("dd: %v\n%s", err, out)
+	}
+	image := filepath.Join(dir, "disk.vhd")
+	if out, err := exec.Command("qemu-img", "convert", "-O", "vpc", "-o", "subformat=dynamic,force_size=on", file, image).CombinedOutput(); err != nil {
+		return fmt.Errorf("qemu-img: %v\n%s", err, out)
+	}
+	if err := exec.Command("cat", file, image).Run(); err != nil { // into the page cache
+		return err
 	}
 	var servers []*server
 	defer func() {
@@ -200,15 +239,16 @@ func run() error {
 		func() error { return add(startTgtd(file)) },
 		func() error { return add(startGotgt(gotgt, file)) },
 		func() error { return add(startOwn("yester", own, file)) },
+		func() error { return add(startVHD(yester, image)) },
 	} {
 		if err := f(); err != nil {
 			return err
 		}
 	}
-	fmt.Printf("%-34s %10s %10s %10s   %s\n", "", "tgtd", "gotgt", "yester", "yester/tgtd")
+	fmt.Printf("%-34s %10s %10s %10s %10s   %s   %s\n", "", "tgtd", "gotgt", "yester", "its VHD", "yester/tgtd", "VHD/tgtd")
 	measure := func(label string, f func(s *server) (float64, error)) error {
 		results := map[string][]float64{}
-		var ratios []float64
+		var ratios, vhdRatios []float64
 		for range *rounds {
 			one := map[string]float64{}
 			for _, s := range servers {
@@ -223,8 +263,12 @@ func run() error {
 			if one["tgtd"] > 0 && one["yester"] > 0 {
 				ratios = append(ratios, one["yester"]/one["tgtd"])
 			}
+			if one["tgtd"] > 0 && one["vhd"] > 0 {
+				vhdRatios = append(vhdRatios, one["vhd"]/one["tgtd"])
+			}
 		}
-		fmt.Printf("%-34s %10.0f %10.0f %10.0f   %.2f\n", label, median(results["tgtd"]), median(results["gotgt"]), median(results["yester"]), median(ratios))
+		fmt.Printf("%-34s %10.0f %10.0f %10.0f %10.0f   %11.2f   %8.2f\n", label,
+			median(results["tgtd"]), median(results["gotgt"]), median(results["yester"]), median(results["vhd"]), median(ratios), median(vhdRatios))
 		return nil
 	}
 	for _, c := range []struct {
