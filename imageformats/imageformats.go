@@ -84,7 +84,8 @@ type Format struct {
 }
 
 // Probe recognises file by its content with the first of formats that knows it;
-// an error matching ondisk.ErrFormat when none does.
+// an error matching ondisk.ErrFormat when none does, and ondisk.ErrUnsupported when
+// it is a disk image of another kind.
 func Probe(ctx context.Context, file block.Reader, formats ...Format) (Format, Info, error) {
 	for _, f := range formats {
 		info, err := f.Probe(ctx, file)
@@ -94,6 +95,9 @@ func Probe(ctx context.Context, file block.Reader, formats ...Format) (Format, I
 		if !errors.Is(err, ondisk.ErrFormat) {
 			return f, Info{}, err
 		}
+	}
+	if err := probeForeign(ctx, file); err != nil {
+		return Format{}, Info{}, err
 	}
 	return Format{}, Info{}, fmt.Errorf("disk image: %w", ondisk.ErrFormat)
 }

@@ -16,7 +16,7 @@ type imagePool struct {
 	open func(ctx context.Context, f *imageFile, parent *pooledImage) (imageformats.Image, *hostFile, error)
 
 	mu     sync.Mutex
-	images map[string]*pooledImage // by versionKey
+	images map[string]*pooledImage // by imageFile.key
 }
 
 // pooledImage is an opened image of an imagePool.
@@ -29,17 +29,6 @@ type pooledImage struct {
 	refs   int // guarded by imagePool.mu
 }
 
-// versionKey names an image file together with the version of its whole chain.
-func versionKey(f *imageFile) string {
-	key := ""
-	for _, a := range f.chain() {
-		for _, p := range a.parts {
-			key += fmt.Sprintf("%q%+v", p.Name, p.Version)
-		}
-	}
-	return key
-}
-
 // get opens f and its ancestors, or takes those that are open already. The
 // caller gives it back with put.
 func (ip *imagePool) get(ctx context.Context, f *imageFile) (*pooledImage, error) {
@@ -48,7 +37,7 @@ func (ip *imagePool) get(ctx context.Context, f *imageFile) (*pooledImage, error
 	chain := f.chain()
 	var below *pooledImage // holds one reference, passed on to its child
 	for i := len(chain) - 1; i >= 0; i-- {
-		key := versionKey(chain[i])
+		key := chain[i].key
 		if img, ok := ip.images[key]; ok {
 			img.refs++
 			ip.putLocked(below) // img holds its parent already

@@ -2,8 +2,11 @@ package restorepoint
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"strings"
@@ -26,6 +29,29 @@ type imageFile struct {
 
 	parent  *imageFile
 	problem error // why it can't be opened, when that is known already
+	// key names the file together with the version of its whole chain; set by
+	// setKey once the chain is known.
+	key string
+}
+
+// setKey sets the key of f and of its ancestors. Each is made of its parent's, so
+// that a long chain costs no more than its files.
+func (f *imageFile) setKey() {
+	chain := f.chain()
+	for i := len(chain) - 1; i >= 0; i-- {
+		f := chain[i]
+		if f.key != "" {
+			continue
+		}
+		h := sha256.New()
+		if f.parent != nil {
+			io.WriteString(h, f.parent.key)
+		}
+		for _, p := range f.parts {
+			fmt.Fprintf(h, "%q %+v\n", p.Name, p.Version)
+		}
+		f.key = hex.EncodeToString(h.Sum(nil)[:16])
+	}
 }
 
 // bytes returns how long the file is on the host, with all its parts.

@@ -2,8 +2,6 @@ package restorepoint
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -149,19 +147,16 @@ func (s *Source) points(images []*imageFile) []Point {
 		p := Point{Machine: names[f]}
 		p.Time, p.TimeFrom = s.imageTime(f)
 		d := Disk{Name: p.Machine, Info: f.info, Bytes: f.bytes(), image: f}
-		key := sha256.New()
 		for _, a := range f.chain() {
 			d.Files = append(d.Files, a.name)
-			for _, part := range a.parts {
-				fmt.Fprintf(key, "%q %+v\n", part.Name, part.Version)
-			}
 		}
 		p.Disks = []Disk{d}
+		f.setKey()
+		p.key = f.key
 		if f.problem != nil {
 			p.Problem = f.problem.Error()
-			fmt.Fprintf(key, "%s\n", p.Problem)
+			p.key += " " + p.Problem
 		}
-		p.key = hex.EncodeToString(key.Sum(nil)[:16])
 		points = append(points, p)
 	}
 	sort.SliceStable(points, func(i, j int) bool {

@@ -1,5 +1,5 @@
-// Package exitcode holds yester's exit codes and the one table that maps errors
-// to them. docs/cli.md documents the same numbers.
+// Package exitcode holds yester's exit codes. cmd/yester has the one table that
+// maps errors to them; docs/cli.md documents the same numbers.
 package exitcode
 
 // The exit codes of every yester command.

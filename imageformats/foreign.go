@@ -1,0 +1,43 @@
+package imageformats
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"yester/internal/block"
+	"yester/internal/ondisk"
+)
+
+// foreign lists disk images that are recognised but can't be read, so that
+// whoever has some learns that, instead of that there is nothing.
+var foreign = []struct {
+	name  string
+	off   int64
+	magic string
+}{
+	{"VHDX", 0, "vhdxfile"},               // [MS-VHDX] 2.2.1
+	{"qcow2", 0, "QFI\xfb"},               // QEMU, docs/interop/qcow2.txt
+	{"VMDK", 0, "KDMV"},                   // VMware "Virtual Disk Format" 5.0, sparse extents
+	{"VMDK", 0, "COWD"},                   // the same, ESX Server sparse extents
+	{"VMDK", 0, "# Disk DescriptorFile"},  // the same, the descriptor
+	{"VDI", 0x40, "\x7f\x10\xda\xbe"},     // VirtualBox, VDICore.h
+	{"EWF", 0, "EVF\x09\x0d\x0a\xff\x00"}, // libewf, "Expert Witness Compression Format"
+	{"EWF", 0, "EVF2\x0d\x0a\x81\x00"},    // the same, version 2
+	{"Parallels", 0, "WithouFreSpacExt"},  // QEMU, docs/interop/parallels.txt
+}
+
+// probeForeign fails with ondisk.ErrUnsupported when file is such an image.
+func probeForeign(ctx context.Context, file block.Reader) error {
+	var head [0x80]byte
+	n := min(int64(len(head)), file.Size())
+	if err := block.ReadFull(ctx, file, head[:n], 0); err != nil {
+		return err
+	}
+	for _, f := range foreign {
+		if strings.HasPrefix(string(head[min(f.off, n):n]), f.magic) {
+			return fmt.Errorf("disk image: %s: %w", f.name, ondisk.ErrUnsupported)
+		}
+	}
+	return nil
+}
