@@ -32,6 +32,7 @@ $(LINT)/golangci-lint:
 bench: build ## compare with the peers in one run; prints ratios
 	@testdata/deps.sh bench
 	$(GO) run ./testdata/bench -yester $(CURDIR)/$(BIN)
+	$(GO) run ./testdata/iscsi-bench -rounds 3
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME (30s)
@@ -51,6 +52,8 @@ install: build ## binary, mount helper, man pages, completions, systemd units
 	$(BIN) gen-docs dist
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 && install -m 644 dist/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -D -m 644 dist/completions/yester.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/yester
+	install -D -m 644 dist/completions/_yester $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_yester
+	install -D -m 644 dist/completions/yester.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/yester.fish
 	install -D -m 644 docs/systemd/yester@.service $(DESTDIR)/etc/systemd/system/yester@.service
 	install -D -m 644 docs/systemd/yester-iscsi@.service $(DESTDIR)/etc/systemd/system/yester-iscsi@.service
 

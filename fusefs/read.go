@@ -114,11 +114,19 @@ func (f *rawFS) spliced(ctx context.Context, r block.Reader, off, n int64) (fuse
 		splice.Done(pair)
 		return nil, nil //nolint:nilerr // an unprivileged user's pipes are small: copy
 	}
+	at := off
 	for _, e := range pieces[:count] {
-		if err := load(pair, e); err != nil {
+		err := load(pair, e)
+		if err == nil {
+			// Asked once more: an image that was written to since the first time says
+			// so now, and what has been loaded may be the new bytes.
+			_, err = block.ExtentAt(ctx, r, at, 1)
+		}
+		if err != nil {
 			splice.Drop(pair)
 			return nil, err
 		}
+		at += e.Len
 	}
 	return fuse.ReadResultPipe(pair, int(n)), nil
 }
