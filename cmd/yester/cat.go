@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -32,30 +31,9 @@ then is right, but not all.`,
 				return err
 			}
 			defer s.Close()
-			var t tally
-			for _, arg := range args[1:] {
-				matches, err := find(ctx, s.tree, arg, true)
-				if err != nil {
-					g.problem(&t, err)
-					continue
-				}
-				for _, m := range matches {
-					err := catFile(ctx, g.stdout, s.tree, m.id)
-					switch {
-					case ctx.Err() != nil:
-						return ctx.Err()
-					case err == nil:
-						t.ok++
-					default:
-						var w *writeError
-						if errors.As(err, &w) {
-							return err
-						}
-						g.problem(&t, fmt.Errorf("%s: %w", m.path, err))
-					}
-				}
-			}
-			return t.result()
+			return g.eachMatch(ctx, s.tree, args[1:], true, func(m found) error {
+				return catFile(ctx, g.stdout, s.tree, m.id)
+			})
 		},
 	}
 }

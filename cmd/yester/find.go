@@ -20,6 +20,35 @@ type found struct {
 	glob bool // it matched a pattern
 }
 
+// eachMatch calls do for every file that the PATH arguments name. What fails is
+// printed, and the rest goes on, unless the output itself fails or the work is
+// interrupted.
+func (g *globalFlags) eachMatch(ctx context.Context, tree guestfs.Tree, args []string, follow bool, do func(found) error) error {
+	var t tally
+	for _, arg := range args {
+		matches, err := find(ctx, tree, arg, follow)
+		if err != nil {
+			g.problem(&t, err)
+			continue
+		}
+		for _, m := range matches {
+			err := do(m)
+			var w *writeError
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case err == nil:
+				t.ok++
+			case errors.As(err, &w):
+				return err
+			default:
+				g.problem(&t, fmt.Errorf("%s: %w", m.path, err))
+			}
+		}
+	}
+	return t.result()
+}
+
 // maxMatches bounds how many files one pattern may match, and how many
 // directories "**" descends into.
 const maxMatches = 1 << 20

@@ -38,29 +38,13 @@ end of PATH follows them. PATH may be a pattern with *, ?, [] and **.`,
 				names = readUserNames(ctx, s.tree)
 			}
 			out := bufio.NewWriter(g.stdout)
-			var t tally
-			for _, arg := range args[1:] {
-				matches, err := find(ctx, s.tree, arg, false)
-				if err != nil {
-					g.problem(&t, err)
-					continue
+			return g.eachMatch(ctx, s.tree, args[1:], false, func(m found) error {
+				err := g.stat(ctx, out, s.tree, m, names)
+				if ferr := out.Flush(); ferr != nil {
+					return newWriteError(ferr)
 				}
-				for _, m := range matches {
-					err := g.stat(ctx, out, s.tree, m, names)
-					if ferr := out.Flush(); ferr != nil {
-						return ferr
-					}
-					if ctx.Err() != nil {
-						return ctx.Err()
-					}
-					if err != nil {
-						g.problem(&t, fmt.Errorf("%s: %w", m.path, err))
-						continue
-					}
-					t.ok++
-				}
-			}
-			return t.result()
+				return err
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&numeric, "numeric", "n", false, "show owners by number")
