@@ -90,13 +90,14 @@ func (c *conn) login() error {
 
 func (l *loginState) refused(h *pdu.Header, e *loginError) {
 	c := l.c
+	// Counted before it is answered: whoever has the answer may try again at once.
+	if e.status == pdu.LoginAuthFailed && l.chap.hash != nil {
+		c.srv.limiter.failed(c.from, time.Now())
+	}
 	o := l.response(h)
 	o.header().SetLoginStatus(e.status)
 	c.send(nil, o)
 	c.drained()
-	if e.status == pdu.LoginAuthFailed && l.chap.hash != nil {
-		c.srv.limiter.failed(c.from, time.Now())
-	}
 	c.srv.log.Warn("iscsi: login refused", "initiator", c.initiator, "from", c.from, "target", l.target,
 		"status", fmt.Sprintf("%#04x", e.status), "reason", e.err)
 	if m := c.srv.opts.Metrics; m != nil {

@@ -9,12 +9,12 @@ test="$demo qemu-utils:qemu-img qemu-system-common:qemu-storage-daemon fdisk:sfd
  xfsprogs:mkfs.xfs dosfstools:mkfs.vfat exfatprogs:mkfs.exfat ntfs-3g:mkntfs parted:parted util-linux:partx
  libvhdi-utils:vhdimount psmisc:fuser tzdata:-/usr/share/zoneinfo/Europe/Berlin libiscsi-bin:iscsi-test-cu
  qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
- qemu-system-x86:qemu-system-x86_64 cpio:cpio"
+ qemu-system-x86:qemu-system-x86_64 cpio:cpio cryptsetup-bin:cryptsetup btrfs-progs:mkfs.btrfs python3:python3"
 
 case "${1:-}" in
 demo) want=$demo ;;
 test) want=$test ;;
-bench) want="$test time:-/usr/bin/time tgt:tgtd" ;;
+bench) want="$test openssl:openssl time:-/usr/bin/time tgt:tgtd" ;;
 *) echo "usage: $0 demo|test|bench" >&2; exit 2 ;;
 esac
 
