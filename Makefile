@@ -15,13 +15,14 @@ demo: build ## a dated VHD chain of a real disk, mounted, a deleted file copied 
 	@testdata/deps.sh demo
 	@PATH="$(CURDIR)/bin:$$PATH" GO="$(GO)" testdata/demo.sh
 
+# -count=1: the go command can't see that a tool or the kernel has changed.
 test: ## all tests, with the field's own tools and the kernel as judges
 	@testdata/deps.sh test
-	$(GO) test -timeout 20m ./...
+	$(GO) test -count=1 -timeout 20m ./...
 
 race: ## the same under the race detector
 	@testdata/deps.sh test
-	$(GO) test -race -timeout 40m ./...
+	$(GO) test -count=1 -race -timeout 40m ./...
 
 lint: $(LINT)/golangci-lint ## formatting, vet, static analysis, import rules
 	$(LINT)/golangci-lint run ./...
