@@ -36,13 +36,32 @@ type Info struct {
 	Created    time.Time `json:"created,omitzero"`     // by the header; zero when it has none
 	Creator    string    `json:"creator,omitempty"`    // application and version
 	Parent     *Parent   `json:"parent,omitempty"`     // nil when the image stands alone
-	Warnings   []string  `json:"warnings,omitempty"`   // damage that a second copy made good, …
+	// Files names the further files that hold parts of the image (VMDK extents, a
+	// qcow2 data file, EWF segments), as the image names them: not to be trusted
+	// as paths. Whoever opens the image finds them inside the source.
+	Files []string `json:"files,omitempty"`
+	// Snapshots are the states that the image holds beside its active one, oldest
+	// first.
+	Snapshots []Snapshot `json:"snapshots,omitempty"`
+	Warnings  []string   `json:"warnings,omitempty"` // damage that a second copy made good, a dirty log, …
+}
+
+// Snapshot is a state kept inside an image (a qcow2 internal snapshot).
+type Snapshot struct {
+	ID   string    `json:"id"` // unique in the image; what OpenOptions.Snapshot takes
+	Name string    `json:"name,omitempty"`
+	Time time.Time `json:"time,omitzero"`
+	Size int64     `json:"size"` // of the virtual disk at that time, bytes
+	// Running: it holds a machine's memory, so the disk is of a running machine.
+	Running bool `json:"running,omitempty"`
 }
 
 // Parent is what a differencing image says of its parent. Everything in it comes
 // from the image and is not to be trusted as a path.
 type Parent struct {
-	ID       string    `json:"id"`                 // must equal the parent's Info.ID
+	ID       string    `json:"id,omitempty"`       // must equal the parent's Info.ID; empty when the format has none
+	AltID    string    `json:"alt_id,omitempty"`   // will do as well as ID, where the format has two
+	Format   string    `json:"format,omitempty"`   // the parent's container, where the child says it ("raw")
 	Modified time.Time `json:"modified,omitzero"`  // the parent's time stamp when the child was made
 	Name     string    `json:"name,omitempty"`     // file name, without a directory
 	Locators []Locator `json:"locators,omitempty"` // in the order of preference
@@ -61,6 +80,13 @@ type OpenOptions struct {
 	// Info; nil for images that stand alone.
 	Parent     Image
 	ParentInfo *Info
+	// Files are the files that Info.Files names, in its order.
+	Files []block.Reader
+	// Snapshot is the ID of the Snapshot to open; empty for the active state.
+	Snapshot string
+	// IgnoreLog shows the container as it lies there, without replaying its own
+	// log in memory (VHDX): the image may then be stale or inconsistent.
+	IgnoreLog bool
 	// Name and ParentName are the files' names, for messages only.
 	Name, ParentName string
 	// ParentModTime is the parent file's modification time; zero when unknown.
