@@ -134,6 +134,18 @@ func (s *Source) closeTrees() error {
 	return errors.Join(errs...)
 }
 
+// Root returns the root directory of a point of KindTree. It costs much less than
+// opening the point.
+func (s *Source) Root(ctx context.Context, p Point) (imageformats.Root, error) {
+	if p.Kind != KindTree {
+		return imageformats.Root{}, notFoundf("restore point %s of %s: a directory tree", p.ID, p.Machine)
+	}
+	if p.Problem != "" {
+		return imageformats.Root{}, &pointError{point: &p, err: errors.New(p.Problem)}
+	}
+	return p.tree.repo.Root(ctx, p.tree.point)
+}
+
 // open opens the point's tree.
 func (t *treePoint) open(ctx context.Context, p *Point) (guestfs.Tree, error) {
 	if p.Problem != "" {
