@@ -109,7 +109,7 @@ func (f *rawFS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxO
 	x.Mtime = fuse.SxTime{Sec: a.Mtime, Nsec: a.Mtimensec}
 	x.Ctime = fuse.SxTime{Sec: a.Ctime, Nsec: a.Ctimensec}
 	n := nodeID(in.NodeId)
-	if n.slot() == 0 {
+	if n.slot() == 0 || n.space() == spaceLayout {
 		return fuse.OK
 	}
 	pl, err := f.locate(request{cancel}, n)
