@@ -136,16 +136,16 @@ func encodeLocator(opt DiffOptions) ([]byte, error) {
 	return b, nil
 }
 
-// ParentLocators returns the locators that Hyper-V writes for a parent: its path
-// relative to the child's folder, and its absolute path on Windows, which begins
-// with a drive letter. Either may be empty.
+// ParentLocators returns locators as Hyper-V writes them for a parent: its path
+// relative to the child's folder (`.\base.vhdx`), and its absolute path on
+// Windows (`C:\base.vhdx`). Either may be empty.
 func ParentLocators(relative, absolute string) []imageformats.Locator {
 	var l []imageformats.Locator
 	if relative != "" {
 		l = append(l, imageformats.Locator{Platform: keyRelative, Path: relative, Relative: true})
 	}
 	if absolute != "" {
-		l = append(l, imageformats.Locator{Platform: keyAbsolute, Path: `\\?\` + absolute})
+		l = append(l, imageformats.Locator{Platform: keyAbsolute, Path: absolute})
 	}
 	return l
 }

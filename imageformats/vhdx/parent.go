@@ -46,7 +46,9 @@ func (m *meta) readParent(ctx context.Context, file block.Reader, it *item) erro
 		if !ok {
 			return ondisk.Corruptf("vhdx", "parent locator", it.off, "%s is %q", l.key, s)
 		}
-		*l.dst = id.String()
+		if id != (guid{}) { // Windows keeps parent_linkage2, as zeros
+			*l.dst = id.String()
+		}
 	}
 	if p.ID == "" {
 		return ondisk.Corruptf("vhdx", "parent locator", it.off, "no %s", keyLinkage)
