@@ -2,6 +2,7 @@ package vhdx
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -195,7 +196,7 @@ func over(areas []area, off, n int64) string {
 
 // checkAreas sorts the areas and refuses such as overlap.
 func (m *meta) checkAreas() error {
-	slices.SortFunc(m.areas, func(a, b area) int { return int(max(-1, min(1, a.off-b.off))) })
+	slices.SortFunc(m.areas, func(a, b area) int { return cmp.Compare(a.off, b.off) })
 	for i := range len(m.areas) - 1 {
 		if a, b := m.areas[i], m.areas[i+1]; b.off < a.off+a.n {
 			return ondisk.Corruptf("vhdx", "region table", b.off, "%s and %s overlap", a.name, b.name)

@@ -207,14 +207,17 @@ func TestBadLogs(t *testing.T) {
 	}
 }
 
-// TestLogFlips inverts every byte of a log of one entry: the result is an error,
-// as that entry is all there is.
+// TestLogFlips inverts bytes of a log of one entry, all of its headers: the result
+// is an error, as that entry is all there is.
 func TestLogFlips(t *testing.T) {
 	data := fullDisk(2 << 20)
 	m := dynamicImage(t, data, WriteOptions{})
 	w := newLog(m, 0)
 	w.add(now(m, writeBATOff), now(m, writeMetadataOff))
 	for off := int64(0); off < int64(w.pos); off++ {
+		if off%logSector > entryHeadSize+2*descSize && off%logSector < logSector-8 && off%31 != 0 {
+			continue
+		}
 		m.flip(writeLogOff + off)
 		if img, err := Format.Open(t.Context(), m, imageformats.OpenOptions{}); err == nil {
 			t.Fatalf("with byte %#x of the log inverted it opens: %+v", off, img)

@@ -1,9 +1,11 @@
 package vhdx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"yester/imageformats"
 	"yester/internal/block"
@@ -213,7 +215,24 @@ func (m *meta) readTable(ctx context.Context, file block.Reader) ([]item, error)
 		it.off, it.n = at+off, n
 		items = append(items, it)
 	}
-	return items, nil
+	return items, checkItems(items)
+}
+
+// checkItems refuses items that overlap ([2.6.1.2]).
+func checkItems(items []item) error {
+	sorted := slices.Clone(items)
+	slices.SortFunc(sorted, func(a, b item) int { return cmp.Compare(a.off, b.off) })
+	end, last := int64(0), guid{}
+	for _, it := range sorted {
+		if it.n == 0 {
+			continue
+		}
+		if it.off < end {
+			return ondisk.Corruptf("vhdx", "metadata table", it.entry+offItemOffset, "items %s and %s overlap", last, it.id)
+		}
+		end, last = it.off+it.n, it.id
+	}
+	return nil
 }
 
 // readItem fills b with an item that must be there, and of b's length.

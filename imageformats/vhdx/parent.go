@@ -46,7 +46,7 @@ func (m *meta) readParent(ctx context.Context, file block.Reader, it *item) erro
 		if !ok {
 			return ondisk.Corruptf("vhdx", "parent locator", it.off, "%s is %q", l.key, s)
 		}
-		if id != (guid{}) { // Windows keeps parent_linkage2, as zeros
+		if id != (guid{}) || l.key == keyLinkage { // Windows writes a parent_linkage2 of zeros
 			*l.dst = id.String()
 		}
 	}

@@ -1,6 +1,7 @@
 package vhdx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -71,7 +72,7 @@ func newReplayed(file block.Reader, last int64, updates []patch) *replayed {
 			free[i] = i + 1
 		}
 	}
-	slices.SortFunc(r.patches, func(a, b patch) int { return int(max(-1, min(1, a.at-b.at))) })
+	slices.SortFunc(r.patches, func(a, b patch) int { return cmp.Compare(a.at, b.at) })
 	return r
 }
 
