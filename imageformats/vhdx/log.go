@@ -14,7 +14,7 @@ import (
 // Bounds on what a log may cost to replay. Windows makes logs of 1 MiB.
 const (
 	maxLog         = 256 * mib // bytes; read and summed up about once
-	maxDescriptors = 1 << 18   // of one sequence: a gigabyte of data sectors, 20 MiB of memory
+	maxDescriptors = 1 << 18   // of one sequence: a gigabyte of data sectors, some 40 MiB of memory
 	// sumBudget is how many times a log's length may be summed up. Sound entries
 	// don't overlap, so that only a log made to cost time takes more than two.
 	sumBudget = 4
@@ -258,12 +258,13 @@ func (r *logReader) descriptors(ctx context.Context, e logEntry, updates []patch
 		if off := le.Uint64(d[offDescOffset:]); off%logSector != 0 || off > uint64(maxFile-p.n) {
 			return nil, ondisk.Corruptf("vhdx", "log descriptor", at+offDescOffset, "%#x bytes to %#x", p.n, off)
 		}
+		if p.n == 0 {
+			continue
+		}
 		if what := r.forbidden(p); what != "" {
 			return nil, ondisk.Corruptf("vhdx", "log descriptor", at+offDescOffset, "%#x bytes to %#x, over the %s", p.n, p.at, what)
 		}
-		if p.n > 0 {
-			updates = append(updates, p)
-		}
+		updates = append(updates, p)
 	}
 	return updates, r.dataSectors(ctx, e, updates[first:])
 }

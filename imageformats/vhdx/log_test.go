@@ -64,6 +64,21 @@ func TestReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	readertest.Run(t, img, want)
+	// What the log left alone can be spliced from the file.
+	inFile := int64(0)
+	for off := int64(0); off < img.Size(); {
+		e, err := block.ExtentAt(t.Context(), img, off, img.Size())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.File != nil {
+			inFile += e.Len
+		}
+		off += e.Len
+	}
+	if inFile < 1<<20-64<<10 || inFile > img.Size()-5*logSector {
+		t.Errorf("%d bytes lie in the file", inFile)
+	}
 	if !strings.Contains(log.String(), "replayed in memory") {
 		t.Errorf("log %q", log.String())
 	}

@@ -83,7 +83,7 @@ func (m *meta) openLog(ctx context.Context, file block.Reader, mode logMode) (bl
 		m.warnf("the file was not closed, and its log can't be replayed: %v", err)
 		return file, nil
 	}
-	return nil, fmt.Errorf("vhdx: the log can't be replayed: %w", err)
+	return nil, fmt.Errorf("the log can't be replayed: %w", err)
 }
 
 // isDamage tells what is wrong with the file from what is wrong with its reading.
