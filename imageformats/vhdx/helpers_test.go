@@ -1,6 +1,7 @@
 package vhdx
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"os"
@@ -262,4 +263,14 @@ func openMem(t testing.TB, m block.Reader, opt imageformats.OpenOptions) *Image 
 		t.Fatal(err)
 	}
 	return img.(*Image)
+}
+
+// same fails unless r holds want; the suite of readertest is for a few of many
+// like images.
+func same(t *testing.T, r block.Reader, want readertest.Bytes) {
+	t.Helper()
+	p := make([]byte, r.Size())
+	if err := block.ReadFull(t.Context(), r, p, 0); err != nil || !bytes.Equal(p, want) {
+		t.Errorf("%d bytes, %v, or not the %d wanted", len(p), err, len(want))
+	}
 }

@@ -217,7 +217,7 @@ func TestBadLogs(t *testing.T) {
 			if err != nil || len(info.Warnings) != 1 || !strings.Contains(info.Warnings[0], "can't be replayed") {
 				t.Errorf("Probe: %q, %v", info.Warnings, err)
 			}
-			readertest.Run(t, openMem(t, m, imageformats.OpenOptions{IgnoreLog: true}), data)
+			same(t, openMem(t, m, imageformats.OpenOptions{IgnoreLog: true}), data)
 		})
 	}
 }
@@ -230,7 +230,7 @@ func TestLogFlips(t *testing.T) {
 	w := newLog(m, 0)
 	w.add(now(m, writeBATOff), now(m, writeMetadataOff))
 	for off := int64(0); off < int64(w.pos); off++ {
-		if off%logSector > entryHeadSize+2*descSize && off%logSector < logSector-8 && off%31 != 0 {
+		if off%logSector > entryHeadSize+2*descSize && off%logSector < logSector-8 && off%97 != 0 {
 			continue
 		}
 		m.flip(writeLogOff + off)
@@ -297,7 +297,7 @@ func TestQEMUCrashes(t *testing.T) {
 		t.Fatal(err)
 	}
 	replayed := 0
-	for n := 3; n < 22; n++ {
+	for n := 3; n < 19; n++ {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			m := crashed(t, dir, base, n)
 			img, err := Format.Open(t.Context(), m, imageformats.OpenOptions{})

@@ -15,7 +15,7 @@ import (
 func TestQEMU(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range []struct{ size, blockSize int64 }{
-		{512, 1 << 20}, {3<<20 + 512, 1 << 20}, {7<<20 + 1536, 2 << 20}, {10 << 20, 8 << 20}, {9<<20 + 512, 32 << 20}, {3 << 20, 256 << 20},
+		{512, 1 << 20}, {3<<20 + 512, 1 << 20}, {5<<20 + 1536, 2 << 20}, {9<<20 + 512, 8 << 20}, {3 << 20, 256 << 20},
 	} {
 		raw := filepath.Join(dir, "raw")
 		if err := os.WriteFile(raw, disk(c.size, uint64(c.size), 20), 0o600); err != nil {
@@ -32,6 +32,14 @@ func TestQEMU(t *testing.T) {
 					// QEMU doesn't mark fixed disks as such.
 					if err != nil || len(info.Warnings) > 0 || info.BlockSize != c.blockSize || info.Format != "vhdx" || info.SectorSize != 512 {
 						t.Fatalf("Probe = %+v, %v", info, err)
+					}
+					if zero == "on" {
+						data, err := os.ReadFile(back)
+						if err != nil {
+							t.Fatal(err)
+						}
+						same(t, openImage(t, img, nil), data)
+						return
 					}
 					readertest.Run(t, openImage(t, img, nil), openFile(t, back), c.blockSize)
 				})
@@ -57,8 +65,8 @@ func TestQEMUWrites(t *testing.T) {
 // TestWrite has QEMU read and check what this package wrote.
 func TestWrite(t *testing.T) {
 	for _, c := range []struct{ size, blockSize, sectorSize int64 }{
-		{0, 0, 0}, {512, 1 << 20, 0}, {1000, 0, 0}, {5<<20 + 512, 1 << 20, 0}, {12 << 20, 2 << 20, 512}, {33<<20 + 4096, 0, 0},
-		{10<<20 + 4096, 1 << 20, 4096}, {3<<20 + 512, 256 << 20, 4096},
+		{0, 0, 0}, {512, 1 << 20, 0}, {1000, 0, 0}, {5<<20 + 512, 1 << 20, 0}, {6 << 20, 2 << 20, 512}, {33 << 20, 0, 0},
+		{4<<20 + 4096, 1 << 20, 4096}, {3<<20 + 512, 256 << 20, 4096},
 	} {
 		for _, variant := range []string{"dynamic", "fixed"} {
 			t.Run(fmt.Sprintf("%s/%+v", variant, c), func(t *testing.T) {
@@ -83,7 +91,7 @@ func TestWrite(t *testing.T) {
 				}
 				runTool(t, "qemu-img", "check", "-f", "vhdx", img)
 				runTool(t, "qemu-img", "convert", "-f", "vhdx", "-O", "raw", img, back)
-				readertest.Run(t, openFile(t, back), padded)
+				same(t, openFile(t, back), padded)
 			})
 		}
 	}
@@ -92,14 +100,14 @@ func TestWrite(t *testing.T) {
 // TestChain builds a chain of differencing images and reads each of its states.
 func TestChain(t *testing.T) {
 	dir := t.TempDir()
-	for _, c := range []struct{ blockSize, sectorSize int64 }{{1 << 20, 512}, {2 << 20, 4096}, {8 << 20, 512}, {256 << 20, 512}} {
+	for _, c := range []struct{ blockSize, sectorSize int64 }{{1 << 20, 512}, {2 << 20, 4096}, {256 << 20, 512}} {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			state := disk(9<<20+4096, 7, 30)
 			opt := WriteOptions{ID: [16]byte{1}, BlockSize: c.blockSize, SectorSize: c.sectorSize}
 			base := filepath.Join(dir, "base.vhdx")
 			create(t, base, func(f *os.File) error { return WriteDynamic(t.Context(), f, state, opt) })
 			var parent imageformats.Image = openImage(t, base, nil)
-			for i := range 6 {
+			for i := range 5 {
 				old := slices.Clone(state)
 				change(state, uint64(i+100), 12)
 				if i == 3 { // a block changed as a whole, and one to zeros
@@ -117,8 +125,10 @@ func TestChain(t *testing.T) {
 						Locators: ParentLocators(`.\base.vhdx`, `C:\base.vhdx`)})
 				})
 				parent, opt = openImage(t, path, parent), next
-				if i == 1 || i == 3 || i == 5 {
+				if i == 3 {
 					readertest.Run(t, parent, state, c.blockSize)
+				} else {
+					same(t, parent, state)
 				}
 			}
 		})
