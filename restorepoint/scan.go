@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -280,12 +281,16 @@ func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*i
 	want := f.info.Parent
 	dir := path.Dir(f.name)
 	var wrong *imageFile
+	ids := []string{want.ID}
+	if want.AltID != "" {
+		ids = append(ids, want.AltID)
+	}
 	try := func(name string) *imageFile {
 		p := byName[name]
 		if p == nil || p == f {
 			return nil
 		}
-		if p.info.ID == want.ID {
+		if slices.Contains(ids, p.info.ID) {
 			return p
 		}
 		if wrong == nil {
@@ -311,12 +316,14 @@ func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*i
 			return p, nil
 		}
 	}
-	switch same := byID[want.ID]; {
-	case len(same) == 1 && same[0] != f:
-		return same[0], nil
-	case len(same) > 1:
-		return nil, fmt.Errorf("%s: its parent %s (id %s) is in the source more than once (%s, %s): %w",
-			f.name, parentName(want), want.ID, same[0].name, same[1].name, ondisk.ErrCorrupt)
+	for _, id := range ids {
+		switch same := byID[id]; {
+		case len(same) == 1 && same[0] != f:
+			return same[0], nil
+		case len(same) > 1:
+			return nil, fmt.Errorf("%s: its parent %s (id %s) is in the source more than once (%s, %s): %w",
+				f.name, parentName(want), id, same[0].name, same[1].name, ondisk.ErrCorrupt)
+		}
 	}
 	if wrong != nil {
 		return nil, fmt.Errorf("%s: its parent has id %s, but %s has id %s: %w",
