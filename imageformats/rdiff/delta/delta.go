@@ -64,7 +64,32 @@ type Options struct {
 	// nil, or for sources without a Key, they go to unlinked files in os.TempDir.
 	Spool Spooler
 
-	maxSegments int // for tests; 0: the package's
+	maxSegments int   // for tests; 0: the package's
+	maxUnknown  int64 // largest version of unknown size to be written out; 0: by the chain's sizes
+}
+
+// A version that must be written out and whose size the metadata don't give may
+// have maxUnknown bytes, or maxGrowth times the largest size that they do give:
+// a few commands can ask for an exbibyte.
+const (
+	maxUnknown = 1 << 30
+	maxGrowth  = 16
+)
+
+// withLimits sets what wasn't set. Versions written out on the way are composed
+// with the same limits, so that these don't grow from one to the next.
+func (o Options) withLimits(base *Source, deltas []Source) Options {
+	if o.maxSegments == 0 {
+		o.maxSegments = maxSegments
+	}
+	if o.maxUnknown == 0 {
+		known := base.Size
+		for i := range deltas {
+			known = max(known, deltas[i].Size)
+		}
+		o.maxUnknown = max(maxUnknown, maxGrowth*min(known, maxSize/maxGrowth))
+	}
+	return o
 }
 
 // Compose returns the content that comes of applying deltas to base, deltas[0]
@@ -76,9 +101,7 @@ type Options struct {
 // are errors that match ondisk.ErrCorrupt and name the source; so is a version
 // whose size isn't its Source's.
 func Compose(ctx context.Context, base Source, deltas []Source, opt Options) (*Content, error) {
-	if opt.maxSegments == 0 {
-		opt.maxSegments = maxSegments
-	}
+	opt = opt.withLimits(&base, deltas)
 	c := newComposer(ctx, base, deltas, opt)
 	content, err := c.run()
 	if !errors.Is(err, errManySegments) {

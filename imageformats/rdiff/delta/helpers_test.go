@@ -307,6 +307,15 @@ func wantCorrupt(t testing.TB, err error, texts ...string) {
 	}
 }
 
+// gunzipAll decompresses b by the standard library.
+func gunzipAll(b []byte) ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
+}
+
 func random(rng *rand.Rand, n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

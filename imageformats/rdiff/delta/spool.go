@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"yester/internal/block"
 	"yester/internal/ondisk"
 )
@@ -35,25 +37,46 @@ func (unlinked) Spool(_ context.Context, _ string, fill func(io.Writer) error) (
 	if err != nil {
 		return nil, err
 	}
+	t := &temporary{f: f}
 	err = os.Remove(f.Name())
 	if err == nil {
-		err = fill(f)
-	}
-	var size int64
-	if err == nil {
-		size, err = f.Seek(0, io.SeekCurrent)
+		err = fill(t)
 	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	return &temporary{f, size}, nil
+	return t, nil
 }
 
 // temporary is an unlinked file.
 type temporary struct {
 	f    *os.File
 	size int64
+	room int64 // bytes that may be written before the next look at the disk
+}
+
+// roomStep is how many bytes are written between two looks at the free space.
+const roomStep = 64 << 20
+
+// Write implements io.Writer. A file may take up half of what is free when it is
+// begun, as its size may be a hostile repository's invention.
+func (t *temporary) Write(p []byte) (int, error) {
+	if t.room < int64(len(p)) {
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(int(t.f.Fd()), &st); err != nil {
+			return 0, err
+		}
+		block := uint64(max(1, st.Bsize))
+		free := min(st.Bavail, maxSize/block) * block
+		if free < uint64(t.size) {
+			return 0, fmt.Errorf("temporary file of %d bytes: it would take more than half of the free space of %s: %w", t.size, os.TempDir(), unix.ENOSPC)
+		}
+		t.room = roomStep
+	}
+	n, err := t.f.Write(p)
+	t.size, t.room = t.size+int64(n), t.room-int64(n)
+	return n, err
 }
 
 func (t *temporary) Size() int64  { return t.size }
@@ -119,15 +142,6 @@ func expand(ctx context.Context, s *Source, f File, spool Spooler) (_ File, err 
 	}
 }
 
-// maxUnknown is the least size in bytes that an intermediate version may have
-// when the metadata don't give one and it must be written out; a version grown to
-// more than maxGrowth times that below it is refused as well. A few commands can
-// ask for an exbibyte.
-const (
-	maxUnknown = 1 << 30
-	maxGrowth  = 16
-)
-
 // apply writes out the version that s yields over the newer ones.
 func apply(ctx context.Context, base Source, newer []Source, s Source, opt Options) (File, error) {
 	under, err := Compose(ctx, base, newer, opt)
@@ -137,7 +151,7 @@ func apply(ctx context.Context, base Source, newer []Source, s Source, opt Optio
 	defer under.Close()
 	limit := s.limit()
 	if s.Size < 0 {
-		limit = max(maxUnknown, maxGrowth*min(under.Size(), maxSize/maxGrowth))
+		limit = opt.maxUnknown
 	}
 	inputs := append([]Source{base, s}, newer...)
 	out := newSink(ctx, opt.Spool, deriveKey("applied", inputs...))
