@@ -102,15 +102,12 @@ func (o Options) withLimits(base *Source, deltas []Source) Options {
 // whose size isn't its Source's.
 func Compose(ctx context.Context, base Source, deltas []Source, opt Options) (*Content, error) {
 	opt = opt.withLimits(&base, deltas)
-	c := newComposer(ctx, base, deltas, opt)
-	content, err := c.run()
+	content, k, err := compose(ctx, base, deltas, opt)
 	if !errors.Is(err, errManySegments) {
 		return content, err
 	}
-	// What c.at yields is too fragmented to be seen through: it is written out, and
-	// the older deltas, which were composed without trouble, lie over that.
-	k := c.at
-	c = nil // its lists are the memory that is to be bounded
+	// What deltas[k] yields is too fragmented to be seen through: it is written out,
+	// and the older deltas, which were composed without trouble, lie over that.
 	made, err := apply(ctx, base, deltas[:k], deltas[k], opt)
 	if err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ type sink struct {
 	mem   []byte // those that aren't in pieces yet
 
 	pieces chan []byte   // to the spooled file; nil while all is in memory
+	free   chan []byte   // written ones, to be filled again
 	done   chan struct{} // closed once Spool has returned file and err
 	file   File
 	err    error
@@ -64,7 +65,7 @@ func (s *sink) write(p []byte) error {
 
 // spill begins the spooled file.
 func (s *sink) spill() {
-	s.pieces, s.done = make(chan []byte, 2), make(chan struct{})
+	s.pieces, s.free, s.done = make(chan []byte, 2), make(chan []byte, 4), make(chan struct{})
 	go func() {
 		defer close(s.done)
 		s.file, s.err = s.spool.Spool(s.ctx, s.key, s.fill)
@@ -85,6 +86,10 @@ func (s *sink) fill(w io.Writer) error {
 			if _, err := w.Write(b); err != nil {
 				return err
 			}
+			select {
+			case s.free <- b[:0]:
+			default:
+			}
 		case <-s.ctx.Done():
 			return s.ctx.Err()
 		}
@@ -96,10 +101,14 @@ func (s *sink) fill(w io.Writer) error {
 func (s *sink) flush() error {
 	select {
 	case s.pieces <- s.mem:
-		s.mem = make([]byte, 0, pieceSize)
 	case <-s.done:
 		s.mem = s.mem[:0]
 		return s.err
+	}
+	select {
+	case s.mem = <-s.free:
+	default:
+		s.mem = make([]byte, 0, pieceSize)
 	}
 	return nil
 }
