@@ -3,7 +3,6 @@ package delta
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 
@@ -48,7 +47,7 @@ func compose(ctx context.Context, base Source, deltas []Source, opt Options) (*C
 // run returns the content. Nothing is left open on failure.
 func (c *composer) run() (content *Content, err error) {
 	c.ahead = newAhead(c.ctx, c.deltas)
-	c.lits = newSink(c.ctx, c.opt.Spool, deriveKey("literals", c.deltas...))
+	c.lits = newSink(c.ctx, c.opt.Spool, deriveKey("literals", c.deltas...), "literals of "+c.name())
 	c.files = make([]File, fromFiles)
 	defer func() {
 		c.ahead.close()
@@ -67,7 +66,7 @@ func (c *composer) run() (content *Content, err error) {
 		return nil, err
 	}
 	if c.files[fromLiterals], err = c.lits.finish(); err != nil {
-		return nil, fmt.Errorf("%s: literals of %s: %w", format, c.name(), err)
+		return nil, err
 	}
 	if len(c.deltas) == 0 || len(needed(list)) > 0 {
 		base, err := c.openBase()

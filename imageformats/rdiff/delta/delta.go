@@ -45,7 +45,8 @@ type Source struct {
 	Key  string // changes when the stored bytes do (path and origin.Version); empty: derived bytes aren't shared
 
 	// Open opens the stored file, for one reader, who closes it. It is called only
-	// when the file is needed or about to be, from more than one goroutine.
+	// when the file is needed or about to be, from more than one goroutine; a chain
+	// that must be written out opens its files again. What it returns outlives ctx.
 	Open func(ctx context.Context) (File, error)
 }
 

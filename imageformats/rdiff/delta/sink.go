@@ -22,6 +22,7 @@ type sink struct {
 	ctx   context.Context
 	spool Spooler
 	key   string
+	what  string // for messages
 	n     int64  // bytes written
 	mem   []byte // those that aren't in pieces yet
 
@@ -34,11 +35,11 @@ type sink struct {
 	closed bool  // pieces is
 }
 
-func newSink(ctx context.Context, spool Spooler, key string) *sink {
+func newSink(ctx context.Context, spool Spooler, key, what string) *sink {
 	if spool == nil || key == "" {
 		spool = unlinked{}
 	}
-	return &sink{ctx: ctx, spool: spool, key: key}
+	return &sink{ctx: ctx, spool: spool, key: key, what: what}
 }
 
 // write takes a copy of p.
@@ -71,6 +72,9 @@ func (s *sink) spill() {
 		s.file, s.err = s.spool.Spool(s.ctx, s.key, s.fill)
 		if s.err == nil && s.file == nil {
 			s.err = errors.New("the spooler returned no file")
+		}
+		if s.err != nil {
+			s.err = fmt.Errorf("%s: %s: %w", format, s.what, s.err)
 		}
 	}()
 }
@@ -147,7 +151,7 @@ func (s *sink) finish() (File, error) {
 	s.file = nil
 	if f.Size() != s.n {
 		f.Close()
-		return nil, fmt.Errorf("the spooled file is %d bytes long, not %d: %w", f.Size(), s.n, ondisk.ErrCorrupt)
+		return nil, ondisk.Corruptf(format, s.what, -1, "the spooled file is %d bytes long, not %d", f.Size(), s.n)
 	}
 	return f, nil
 }
