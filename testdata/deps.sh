@@ -18,7 +18,10 @@ test="$demo
 	libiscsi-bin:iscsi-test-cu
 	libvhdi-utils:vhdimount
 	ntfs-3g:mkntfs
+	openssh-client:ssh
+	openssh-server:-/usr/sbin/sshd
 	parted:parted
+	procps:pkill
 	psmisc:fuser
 	python3:python3
 	qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
