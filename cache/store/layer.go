@@ -19,7 +19,7 @@ const (
 	// its memory (about 400 bytes).
 	groupBlocks = 16
 	// chunkGroups is how many groups a piece of the look-up table covers.
-	chunkGroups = 512
+	chunkGroups = 64
 	// maxGroups is from how many groups on an object forgets those not in use: 13 MiB.
 	maxGroups = 32 << 10
 
@@ -300,6 +300,11 @@ func (l *layer) block(n int64, sl *slot) Block {
 
 // getSlow leases and verifies the block.
 func (l *layer) getSlow(n int64) (Block, bool) {
+	// A look without the lease proves nothing but that it isn't worth one: blocks
+	// that aren't there cost no memory, and no lock.
+	if e, err := l.entry(n); err != nil || !e.present(l.s.boot) {
+		return Block{}, false
+	}
 	g := l.lockGroup(n)
 	defer g.mu.Unlock()
 	sl := &g.slots[n-g.first]
