@@ -35,7 +35,7 @@ const (
 type file struct {
 	*os.File
 	name string
-	hook func(change) error // nil outside tests
+	hook func(change) error // nil outside tests, and for memory
 }
 
 func (f *file) before(c change) error {
@@ -220,10 +220,10 @@ func (d *directory) names() ([]string, error) {
 }
 
 // memory makes a file that lies in memory only.
-func memory(name string, hook func(change) error) (*file, error) {
+func memory(name string) (*file, error) {
 	fd, err := unix.MemfdCreate("yester-"+name, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("memory file: %w", err)
 	}
-	return &file{File: os.NewFile(uintptr(fd), name), name: name, hook: hook}, nil
+	return &file{File: os.NewFile(uintptr(fd), name), name: name}, nil
 }

@@ -205,14 +205,14 @@ func (o *Object) memLayer() (*layer, error) {
 	if l := o.mem.Load(); l != nil {
 		return l, nil
 	}
-	index, err := memory(o.name+indexSuffix, o.s.opt.hook)
+	index, err := memory(o.name + indexSuffix)
 	if err != nil {
 		return nil, err
 	}
 	parts := []*file{}
 	for off := int64(0); off == 0 || off < o.size; off += partSize {
 		var f *file
-		if f, err = memory(o.name+partSuffix, o.s.opt.hook); err != nil {
+		if f, err = memory(o.name + partSuffix); err != nil {
 			break
 		}
 		parts = append(parts, f)
@@ -304,7 +304,8 @@ func (o *Object) Put(n int64, data []byte) error {
 	if o.disk != nil && o.s.diskWorks() {
 		for again := true; ; again = false {
 			if !o.s.makeRoom(int64(len(data))) {
-				break // all that is held is in use
+				o.s.warn("the cache has no room; blocks are kept in memory", ErrFull)
+				break // the disk is full, or all that is held is in use
 			}
 			err := o.disk.put(n, data)
 			if err == nil {

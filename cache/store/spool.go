@@ -340,7 +340,7 @@ func (w *spoolWriter) write(p []byte) error {
 
 // toMemory goes on in memory, with what was written so far.
 func (w *spoolWriter) toMemory() error {
-	m, err := memory("spool", w.s.opt.hook)
+	m, err := memory("spool")
 	if err != nil {
 		return err
 	}
