@@ -110,7 +110,7 @@ func checkAll(t *testing.T, s *Store) (blocks int64) {
 func TestKill(t *testing.T) {
 	dir := tempDir(t)
 	var blocks int64
-	for i := range 25 {
+	for i := range 16 {
 		c := child(t, "crash", dir, itoa(i%2))
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
