@@ -179,13 +179,13 @@ func writeVHD(t *testing.T, s state, parent *state) {
 	}
 }
 
-func openRaw(t *testing.T, path string) *origin.File {
+func openRaw(t *testing.T, path string) origin.File {
 	t.Helper()
 	dir, err := origin.OpenDir(filepath.Dir(path))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := dir.Open(filepath.Base(path))
+	f, err := dir.Open(t.Context(), filepath.Base(path))
 	if err != nil {
 		t.Fatal(err)
 	}

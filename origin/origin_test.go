@@ -48,7 +48,7 @@ func TestChanged(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.Close()
-			f, err := d.Open("image")
+			f, err := d.Open(t.Context(), "image")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -97,14 +97,14 @@ func TestLinksStayInside(t *testing.T) {
 	}
 	defer d.Close()
 	var seen, refused []string
-	if err := d.Walk(t.Context(), func(e Entry) { seen = append(seen, e.Name) },
+	if err := d.Walk(t.Context(), nil, func(e Entry) { seen = append(seen, e.Name) },
 		func(name string, _ error) { refused = append(refused, name) }); err != nil {
 		t.Fatal(err)
 	}
 	if len(seen) != 2 || seen[0] != "image" || seen[1] != "in" || len(refused) != 1 || refused[0] != "out" {
 		t.Errorf("seen %q, refused %q", seen, refused)
 	}
-	if _, err := d.Open("out"); err == nil {
+	if _, err := d.Open(t.Context(), "out"); err == nil {
 		t.Error("a link out of the folder was opened")
 	}
 }

@@ -1,9 +1,12 @@
 package origin
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // openFlags keeps an open from blocking on a FIFO that took a file's place
@@ -31,4 +34,19 @@ func versionOfFile(f *os.File) (Version, error) {
 			return Version{}, os.NewSyscallError("fstat", err)
 		}
 	}
+}
+
+// openDirFlags makes an open fail on what is no directory.
+const openDirFlags = syscall.O_DIRECTORY | syscall.O_NOFOLLOW
+
+// infoOf turns what os.Root's Lstat gave into an Info.
+func infoOf(fi fs.FileInfo) (Info, error) {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return Info{}, fmt.Errorf("%s: no stat of it", fi.Name())
+	}
+	return Info{
+		Version: versionOf(fi), Mode: st.Mode, Nlink: uint32(st.Nlink), UID: st.Uid, GID: st.Gid,
+		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), Blocks: st.Blocks, Atime: st.Atim.Nano(),
+	}, nil
 }

@@ -15,6 +15,7 @@ import (
 // place that knows every reader.
 var (
 	imageFormats = []imageformats.Format{vhd.Format, raw.Format}
+	repositories = []imageformats.RepositoryFormat{}
 	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
 	filesystems  = []guestfs.Format{ext4.Format}
 )

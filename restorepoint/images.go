@@ -79,7 +79,7 @@ func (ip *imagePool) putLocked(img *pooledImage) {
 
 // openImage is the pool's open.
 func (s *Source) openImage(ctx context.Context, f *imageFile, parent *pooledImage) (imageformats.Image, *hostFile, error) {
-	file, err := s.openFile(f)
+	file, err := s.openFile(ctx, f)
 	if err != nil {
 		return nil, nil, err
 	}

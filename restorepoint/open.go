@@ -13,12 +13,14 @@ import (
 	"yester/volume"
 )
 
-// Opened is a restore point whose disks are open. Partition tables, filesystems
+// Opened is a restore point whose disks, or whose tree, are open. Partition tables, filesystems
 // and the guest view are opened when they are first asked for. All methods are
 // safe for parallel use.
 type Opened struct {
 	Point Point
 	Disks []*OpenedDisk
+	// Tree is the directory tree of a point of KindTree; nil of one that has disks.
+	Tree guestfs.Tree
 
 	src     *Source
 	images  []*pooledImage
@@ -49,10 +51,18 @@ type OpenedVolume struct {
 
 // OpenPoint opens the disks of p, with all the images that they are made of.
 func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
+	o := &Opened{Point: p, src: s}
+	if p.Kind == KindTree {
+		tree, err := p.tree.open(ctx, &p)
+		if err != nil {
+			return nil, &pointError{point: &p, err: err}
+		}
+		o.Tree = tree
+		return o, nil
+	}
 	if p.Problem != "" {
 		return nil, &pointError{point: &p, err: p.Disks[0].image.problem}
 	}
-	o := &Opened{Point: p, src: s}
 	for _, d := range p.Disks {
 		img, err := s.images.get(ctx, d.image)
 		if err != nil {
@@ -84,6 +94,9 @@ func (e *pointError) Unwrap() error { return e.err }
 // Close closes the point's filesystems and gives its images back. Nothing of it
 // may be in use any more.
 func (o *Opened) Close() {
+	if o.Tree != nil {
+		o.Tree.Close()
+	}
 	if set, ok := o.volumes.done(); ok {
 		for _, v := range set.volumes {
 			if tree, ok := v.tree.done(); ok {
@@ -219,7 +232,7 @@ func (o *Opened) GuestView(ctx context.Context) (*guestview.View, error) {
 		view, err := guestview.New(ctx, members, o.src.opt.Logger.With("point", o.Point.ID))
 		// What can't be read is told in the view, and a file that changes meanwhile
 		// makes much unreadable: that would be a view of nothing that ever was.
-		if changed := o.check(); changed != nil {
+		if changed := o.check(ctx); changed != nil {
 			return nil, changed
 		}
 		return view, err
@@ -228,11 +241,11 @@ func (o *Opened) GuestView(ctx context.Context) (*guestview.View, error) {
 
 // check fails with ErrChanged when one of the point's files is no longer what it
 // was when it was opened.
-func (o *Opened) check() error {
+func (o *Opened) check(ctx context.Context) error {
 	for _, img := range o.images {
 		for ; img != nil; img = img.parent {
 			for _, part := range img.file.parts {
-				if err := part.Check(); err != nil {
+				if err := part.Check(ctx); err != nil {
 					return err
 				}
 			}

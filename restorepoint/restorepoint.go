@@ -22,6 +22,17 @@ const (
 	FromName   TimeFrom = "name"   // a date in the file's name, or in a folder's above it
 	FromHeader TimeFrom = "header" // the time stamp in the container's header
 	FromMtime  TimeFrom = "mtime"  // the file's modification time
+	// FromCatalogue: what the backup itself keeps in its own catalogue or names.
+	FromCatalogue TimeFrom = "catalogue"
+)
+
+// Kind says what a point holds.
+type Kind string
+
+// The kinds of Point.
+const (
+	KindDisks Kind = "disks" // virtual disks of a machine
+	KindTree  Kind = "tree"  // a directory tree
 )
 
 // Point is one restore point: a machine's state at one time. Listing it has read
@@ -34,12 +45,19 @@ type Point struct {
 	Machine  string    `json:"machine"`
 	Time     time.Time `json:"time"` // UTC
 	TimeFrom TimeFrom  `json:"time_from"`
-	Disks    []Disk    `json:"disks"`
+	Kind     Kind      `json:"kind"`
+	// Layout says what has written the point, by the layout in which it was found:
+	// "folder" for images that lie in folders in no known order, "rdiff-backup", …
+	Layout string `json:"layout"`
+	// Name is the point's own name where it has one ("daily.3"); else empty.
+	Name  string `json:"name,omitempty"`
+	Disks []Disk `json:"disks,omitempty"` // of KindDisks
 	// Problem says why the point can't be opened (its parent is missing, …);
 	// empty when nothing is known against it.
 	Problem string `json:"problem,omitempty"`
 
-	key string // identifies the files and their versions: changes when one changes
+	tree treePoint // of KindTree
+	key  string    // identifies the files and their versions: changes when one changes
 }
 
 // Key identifies the point's content: two listings that give the same key speak
@@ -66,9 +84,16 @@ type Options struct {
 	AllowChangedParent bool
 	// Location is the zone in which dates in file names are read; nil: local.
 	Location *time.Location
+	// Spool keeps bytes that are dear to make; nil: in temporary files.
+	Spool imageformats.Spooler
+	// NumericIDs takes recorded owners by number instead of by name.
+	NumericIDs bool
 	// Logger receives warnings; nil discards them.
 	Logger *slog.Logger
 }
+
+// LayoutFolder is the Layout of images that lie in folders in no known order.
+const LayoutFolder = "folder"
 
 // ErrNotFound is matched by every "no such point, machine, disk or volume".
 var ErrNotFound = errors.New("not found")

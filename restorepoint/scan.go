@@ -137,7 +137,13 @@ func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
 func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignored, err error) {
 	byName := make(map[string]origin.Entry)
 	var names []string
-	err = s.dir.Walk(ctx, func(e origin.Entry) {
+	var enter func(dir string) bool
+	if s.only == "" {
+		if enter = s.enter(ctx); !enter(".") {
+			return nil, nil, nil
+		}
+	}
+	err = s.dir.Walk(ctx, enter, func(e origin.Entry) {
 		byName[e.Name] = e
 		names = append(names, e.Name)
 	}, func(name string, err error) {
@@ -174,7 +180,7 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignore
 
 // probe reads the headers of f.
 func (s *Source) probe(ctx context.Context, f *imageFile) (imageformats.Format, imageformats.Info, error) {
-	file, err := s.openFile(f)
+	file, err := s.openFile(ctx, f)
 	if err != nil {
 		return imageformats.Format{}, imageformats.Info{}, err
 	}
@@ -188,7 +194,7 @@ func (s *Source) probe(ctx context.Context, f *imageFile) (imageformats.Format, 
 // hostFile is an opened imageFile: its parts, joined where there are several.
 type hostFile struct {
 	bytes block.Reader
-	parts []*origin.File
+	parts []origin.File
 }
 
 func (h *hostFile) close() {
@@ -198,11 +204,11 @@ func (h *hostFile) close() {
 }
 
 // openFile opens all parts of f, in the version that was listed.
-func (s *Source) openFile(f *imageFile) (*hostFile, error) {
+func (s *Source) openFile(ctx context.Context, f *imageFile) (*hostFile, error) {
 	h := &hostFile{}
 	var readers []block.Reader
 	for _, e := range f.parts {
-		p, err := s.dir.Open(e.Name)
+		p, err := s.dir.Open(ctx, e.Name)
 		if errors.Is(err, fs.ErrNotExist) {
 			// Not to be taken for a file that the guest doesn't have.
 			err = fmt.Errorf("%s: has vanished: %w", e.Name, ErrChanged)

@@ -2,6 +2,7 @@ package restorepoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -13,13 +14,14 @@ import (
 	"sync"
 	"time"
 
+	"yester/internal/nametime"
 	"yester/origin"
 )
 
 // Source is a place where restore points live. It is safe for parallel use.
 type Source struct {
 	location string
-	dir      *origin.Dir
+	dir      origin.Folder
 	only     string // when the source is one file: its name in dir
 	opt      Options
 
@@ -27,6 +29,7 @@ type Source struct {
 	probed map[string]probed
 
 	images imagePool
+	trees  []treeRoot // guarded by mu
 }
 
 // Open opens the source at location: a disk image, or a folder in which images
@@ -72,7 +75,7 @@ func (s *Source) Location() string { return s.location }
 func (s *Source) HostPath() string { return filepath.Join(s.dir.Path(), s.only) }
 
 // Close closes the source. Points opened from it must be closed first.
-func (s *Source) Close() error { return s.dir.Close() }
+func (s *Source) Close() error { return errors.Join(s.closeTrees(), s.dir.Close()) }
 
 // Catalogue is one listing of a source.
 type Catalogue struct {
@@ -116,7 +119,17 @@ func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 		}
 		ignored = nil
 	}
-	return &Catalogue{Points: s.points(images), Ignored: ignored}, nil
+	points := s.points(images)
+	if s.only == "" {
+		trees, damaged := s.treePoints(ctx)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		points = append(points, trees...)
+		ignored = append(ignored, damaged...)
+	}
+	number(points)
+	return &Catalogue{Points: points, Ignored: ignored}, nil
 }
 
 // onlyChain narrows a listing down to the chain of the file that the source is.
@@ -144,7 +157,7 @@ func (s *Source) points(images []*imageFile) []Point {
 	names := s.machineNames(images)
 	var points []Point
 	for _, f := range images {
-		p := Point{Machine: names[f]}
+		p := Point{Machine: names[f], Kind: KindDisks, Layout: LayoutFolder}
 		p.Time, p.TimeFrom = s.imageTime(f)
 		d := Disk{Name: p.Machine, Info: f.info, Bytes: f.bytes(), image: f}
 		for _, a := range f.chain() {
@@ -159,6 +172,11 @@ func (s *Source) points(images []*imageFile) []Point {
 		}
 		points = append(points, p)
 	}
+	return points
+}
+
+// number puts points in order and gives them their ids.
+func number(points []Point) {
 	sort.SliceStable(points, func(i, j int) bool {
 		a, b := &points[i], &points[j]
 		if a.Machine != b.Machine {
@@ -167,10 +185,7 @@ func (s *Source) points(images []*imageFile) []Point {
 		if at, bt := a.Time.Truncate(time.Second), b.Time.Truncate(time.Second); !at.Equal(bt) {
 			return at.Before(bt)
 		}
-		if la, lb := len(a.Disks[0].Files), len(b.Disks[0].Files); la != lb {
-			return la < lb // a parent is older than its child
-		}
-		return a.Disks[0].Files[0] < b.Disks[0].Files[0]
+		return a.order().before(b.order())
 	})
 	for i := range points {
 		p := &points[i]
@@ -179,7 +194,26 @@ func (s *Source) points(images []*imageFile) []Point {
 			p.ID = fmt.Sprintf("%s-%d", p.ID, n+1)
 		}
 	}
-	return points
+}
+
+// rank orders points of one second.
+type rank struct {
+	depth int // of the chain: a parent is older than its child
+	name  string
+}
+
+func (p *Point) order() rank {
+	if p.Kind == KindTree {
+		return rank{name: p.tree.point.Name}
+	}
+	return rank{len(p.Disks[0].Files), p.Disks[0].Files[0]}
+}
+
+func (a rank) before(b rank) bool {
+	if a.depth != b.depth {
+		return a.depth < b.depth
+	}
+	return a.name < b.name
 }
 
 // sameSecond counts the points at the end of before that have p's machine and
@@ -258,8 +292,8 @@ func (s *Source) machineNames(images []*imageFile) map[*imageFile]string {
 func undatedDir(name string, loc *time.Location) string {
 	var parts []string
 	for _, part := range strings.Split(path.Dir(name), "/") {
-		if _, rest, _ := nameTime(part, loc); trimSeparators(rest) != "" {
-			parts = append(parts, trimSeparators(rest))
+		if _, rest, _ := nametime.Find(part, loc); nametime.Trim(rest) != "" {
+			parts = append(parts, nametime.Trim(rest))
 		}
 	}
 	if len(parts) == 0 {
