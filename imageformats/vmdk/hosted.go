@@ -130,7 +130,7 @@ func (s *sparse) setDirectories(h *sparseHeader) (warnings []string, err error) 
 // in tar archives pad files with zeros up to a block.
 const maxTail = 64 << 10
 
-// readFooter finds the footer of a stream-optimized extent by one read: it is the
+// readFooter finds the footer of a stream-optimised extent by one read: it is the
 // last sector that isn't zeros, since the end-of-stream marker is all zeros.
 func (f *source) readFooter(ctx context.Context) (sparseHeader, int64, error) {
 	n := min(maxTail, f.size&^(sectorSize-1))

@@ -37,7 +37,7 @@ const (
 	offCompress   = 77 // uint16
 
 	newlines  = "\n \r\n"
-	gdAtEnd   = 1<<64 - 1 // the directory's place is in the footer ([VDF] "Stream-Optimized")
+	gdAtEnd   = 1<<64 - 1 // the directory's place is in the footer ([VDF] "Compressed Sparse Extents")
 	deflate   = 1         // of offCompress
 	gteZeroed = 1         // [VDF] "Zeroed-grain GTE"
 
@@ -51,7 +51,7 @@ const (
 	flagsIncompatible = 0xffff0000
 )
 
-// Markers of stream-optimized extents ([VDF] "Markers"). A grain marker is
+// Markers of stream-optimised extents ([VDF] "Markers"). A grain marker is
 // followed by data at once, the others by what they announce in the next sector.
 const (
 	offMarkerLBA   = 0  // uint64, the grain's first sector in the extent

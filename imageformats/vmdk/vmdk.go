@@ -1,7 +1,7 @@
 // Package vmdk reads VMware virtual disks: by VMware's "Virtual Disk Format 5.0",
 // and as the programs that write them really do. A disk is a descriptor, a text,
 // in a file of its own or inside its only extent; and extents, which are flat,
-// sparse (hosted, ESX Server, space-efficient), stream-optimized, or zeros.
+// sparse (hosted, ESX Server, space-efficient), stream-optimised, or zeros.
 //
 // Where text and practice leave a choice:
 //
