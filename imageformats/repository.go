@@ -62,6 +62,8 @@ type RepositoryOptions struct {
 	// NumericIDs takes the owners' and ACLs' recorded numbers, instead of looking
 	// their names up on this host.
 	NumericIDs bool
+	// Location is the zone of dates that name none; nil: local.
+	Location *time.Location
 	// Logger receives warnings; never nil.
 	Logger *slog.Logger
 }

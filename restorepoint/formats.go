@@ -4,6 +4,7 @@ import (
 	"yester/guestfs"
 	"yester/guestfs/ext4"
 	"yester/imageformats"
+	"yester/imageformats/dated"
 	"yester/imageformats/raw"
 	"yester/imageformats/vhd"
 	"yester/imageformats/vmdk"
@@ -16,7 +17,7 @@ import (
 // place that knows every reader.
 var (
 	imageFormats = []imageformats.Format{vhd.Format, vmdk.Format, raw.Format}
-	repositories = []imageformats.RepositoryFormat{}
+	repositories = []imageformats.RepositoryFormat{dated.Rsnapshot, dated.Folders}
 	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
 	filesystems  = []guestfs.Format{ext4.Format}
 )

@@ -90,7 +90,7 @@ func (t *treeRoot) list(ctx context.Context, s *Source) (imageformats.Repository
 	}
 	if t.repo == nil {
 		repo, err := t.format.Open(ctx, s.dir, t.dir, imageformats.RepositoryOptions{
-			Spool: s.opt.Spool, NumericIDs: s.opt.NumericIDs, Logger: s.opt.Logger.With("repository", t.dir),
+			Spool: s.opt.Spool, NumericIDs: s.opt.NumericIDs, Location: s.opt.Location, Logger: s.opt.Logger.With("repository", t.dir),
 		})
 		if err != nil {
 			return imageformats.RepositoryListing{}, err
