@@ -8,6 +8,7 @@ import (
 	"yester/imageformats/raw"
 	"yester/imageformats/vhd"
 	"yester/imageformats/vhdx"
+	"yester/imageformats/vmdk"
 	"yester/volume"
 	"yester/volume/gpt"
 	"yester/volume/mbr"
@@ -19,6 +20,7 @@ var (
 	imageFormats = []imageformats.Format{
 		vhd.Format,
 		vhdx.Format,
+		vmdk.Format,
 		raw.Format,
 	}
 	repositories = []imageformats.RepositoryFormat{

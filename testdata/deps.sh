@@ -17,6 +17,7 @@ test="$demo
 	gdisk:sgdisk
 	libiscsi-bin:iscsi-test-cu
 	libvhdi-utils:vhdimount
+	libvmdk-utils:vmdkmount
 	ntfs-3g:mkntfs
 	openssh-client:ssh
 	openssh-server:-/usr/sbin/sshd
