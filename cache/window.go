@@ -87,6 +87,10 @@ func (w *window) judge(rate float64) {
 	switch {
 	case step > 0 && gain >= step/2, step < 0 && gain >= step/4:
 		w.rate = 0 // it pays, or it costs nothing: stay, and try further
+	case step > 0:
+		// Where the throughput would have stopped to grow, had it grown evenly.
+		w.size = min(w.prev*(1+max(gain, 0))*1.05, w.size)
+		w.settle()
 	default:
 		w.size = w.prev
 		w.settle()
