@@ -38,8 +38,10 @@ const (
 	// probing is how the ceiling is then tried: by this share of it times the
 	// square of the seconds.
 	probing = 0.004
-	// floor is the lowest ceiling, requests a second.
+	// floor is the lowest ceiling, requests a second, and guess what is taken for
+	// it before a second has been seen.
 	floor = 4
+	guess = 200
 )
 
 // allowed returns the rate at now, requests a second.
@@ -123,6 +125,9 @@ func (b *rate) throttle(now time.Time) {
 		return
 	}
 	got := max(b.through(now), floor)
+	if b.since.IsZero() || now.Sub(b.since) < time.Second {
+		got = max(got, guess)
+	}
 	if was := b.allowed(now); got > was {
 		got = was // some were sent before the last cut
 	}

@@ -28,7 +28,7 @@ func TestHydrationSpeed(t *testing.T) {
 	}{
 		"fast":  {ebs(256 << 20), 500 << 17},
 		"slow":  {&fakeOrigin{size: 32 << 20, blockSize: 64 << 10, latency: 25 * time.Millisecond, perConn: 8 << 20, total: 3 << 20, content: func(int64, []byte) {}}, 3 << 20},
-		"small": {&fakeOrigin{size: 128 << 20, blockSize: 64 << 10, latency: 25 * time.Millisecond, perConn: 64 << 20, total: 100 << 20, content: func(int64, []byte) {}}, 100 << 20},
+		"small": {&fakeOrigin{size: 256 << 20, blockSize: 64 << 10, latency: 25 * time.Millisecond, perConn: 64 << 20, total: 50 << 20, content: func(int64, []byte) {}}, 50 << 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -125,12 +125,12 @@ func TestThrottled(t *testing.T) {
 			errs := make(chan error, 1)
 			go func() { // somebody reads meanwhile, and sees no error
 				rng := rand.New(rand.NewPCG(1, 1))
-				for time.Since(began) < 10*time.Second {
+				for time.Since(began) < 20*time.Second {
 					if _, err := r.ReadAt(make([]byte, 10), rng.Int64N(f.size-10)); err != nil {
 						errs <- err
 						return
 					}
-					time.Sleep(100 * time.Millisecond)
+					time.Sleep(4 * time.Second)
 				}
 				errs <- nil
 			}()

@@ -5,13 +5,13 @@ import "time"
 const (
 	// firstWindow is how many background requests are in flight before anything
 	// is known of the origin.
-	firstWindow = 8
+	firstWindow = 16
 	// leastWindow keeps a slow origin's pipe from running dry between two requests.
 	leastWindow = 2
 	// epochLeast is how many requests are measured at one size of the window.
 	epochLeast = 16
 	// settled is how many epochs pass between two tries of another size.
-	settled = 8
+	settled = 16
 )
 
 // window finds how many background requests in flight an origin takes before more
@@ -52,7 +52,7 @@ func (w *window) done(now time.Time, size int64) {
 	}
 	w.bytes += size
 	w.n++
-	if w.n < max(epochLeast, 3*w.now()) {
+	if w.n < max(epochLeast, 2*w.now()) {
 		return
 	}
 	rate := float64(w.bytes) / max(now.Sub(w.began), time.Microsecond).Seconds()
