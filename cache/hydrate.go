@@ -114,6 +114,7 @@ type hydrator struct {
 
 	mu       sync.Mutex // guards what follows
 	progress Progress
+	asked    int64 // bytes of flights begun, less those of failed ones
 	told     time.Time
 }
 
@@ -139,6 +140,7 @@ func (h *hydrator) pass(ctx context.Context) (failed, err error) {
 		if begun {
 			h.mu.Lock()
 			h.bytes.take(time.Now(), h.r.o.length(n))
+			h.asked += h.r.o.length(n)
 			h.mu.Unlock()
 		}
 		return nil
@@ -197,11 +199,11 @@ func (h *hydrator) mayGo(ctx context.Context) error {
 			continue
 		}
 		h.mu.Lock()
-		got := h.progress.Bytes
+		got := h.asked
 		wait := h.bytes.wait(time.Now())
 		h.mu.Unlock()
 		if got+h.r.o.BlockSize > h.budget {
-			return fmt.Errorf("%s: %d bytes fetched: %w", h.r.o.Key, got, ErrBudget)
+			return fmt.Errorf("%s: %d bytes asked for: %w", h.r.o.Key, got, ErrBudget)
 		}
 		if wait <= 0 {
 			return nil
@@ -211,13 +213,14 @@ func (h *hydrator) mayGo(ctx context.Context) error {
 }
 
 func (h *hydrator) landed(n int64, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if err != nil {
+		h.asked -= h.r.o.length(n)
 		return
 	}
-	h.mu.Lock()
 	h.progress.Fetched++
 	h.progress.Bytes += h.r.o.length(n)
-	h.mu.Unlock()
 }
 
 func (h *hydrator) report(now bool) {

@@ -137,6 +137,7 @@ type flight struct {
 	made time.Time
 
 	done chan struct{} // closed when buf and err are set
+	over chan struct{} // closed when it is kept, too
 	// buf holds the block when err is nil; nil: it is present in the store, put
 	// there by another process.
 	buf []byte
@@ -172,7 +173,7 @@ func (o *object) fly(r *Reader, n int64, class priority) (f *flight, began bool)
 		o.mu.Unlock()
 		return nil, false
 	}
-	f = &flight{o: o, r: r, n: n, done: make(chan struct{}), waiters: 2, made: time.Now()}
+	f = &flight{o: o, r: r, n: n, done: make(chan struct{}), over: make(chan struct{}), waiters: 2, made: time.Now()}
 	f.req = request{class: class, size: o.length(n), owner: r, ctx: r.ctx, run: f.run, end: f.end}
 	o.flights[n] = f
 	o.mu.Unlock()
@@ -248,6 +249,7 @@ func (f *flight) end(err error) {
 		}
 		close(f.done)
 	}
+	close(f.over)
 	f.o.add(cInFlight, -1)
 	f.leave()
 	f.r.flights.Done()

@@ -105,14 +105,14 @@ func (f *fakeOrigin) transfer(ctx context.Context, n int) error {
 	f.active++
 	f.mu.Unlock()
 	defer func() { f.mu.Lock(); f.active--; f.mu.Unlock() }()
-	for const64 := 64 << 10; n > 0; n -= const64 {
+	for quantum := 16 << 10; n > 0; n -= quantum {
 		f.mu.Lock()
 		speed := f.perConn
 		if f.total > 0 {
 			speed = min(speed, f.total/int64(f.active))
 		}
 		f.mu.Unlock()
-		if !sleep(ctx, time.Duration(float64(min(n, const64))/float64(speed)*float64(time.Second))) {
+		if !sleep(ctx, time.Duration(float64(min(n, quantum))/float64(speed)*float64(time.Second))) {
 			return ctx.Err()
 		}
 	}

@@ -162,7 +162,7 @@ func (r *Reader) fetchEarly(n int64, class priority, landed func(error)) bool {
 		return true
 	}
 	go func() {
-		<-f.done
+		<-f.over
 		err := f.err
 		f.leave()
 		landed(err)
