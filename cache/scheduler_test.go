@@ -118,14 +118,14 @@ func TestForegroundUnderHydration(t *testing.T) {
 func TestThrottled(t *testing.T) {
 	for _, limits := range []Limits{{PerSecond: 800}, {}} {
 		synctest.Test(t, func(t *testing.T) {
-			f := &fakeOrigin{size: 400 << 20, blockSize: 64 << 10, latency: 25 * time.Millisecond, perSecond: 200, content: func(int64, []byte) {}}
+			f := &fakeOrigin{size: 200 << 20, blockSize: 64 << 10, latency: 25 * time.Millisecond, perSecond: 200, content: func(int64, []byte) {}}
 			c := openCache(t, t.TempDir(), 0)
 			r := openReader(t, c, f.object("v1"), NewScheduler(limits, isSlowDown))
 			began := time.Now()
 			errs := make(chan error, 1)
 			go func() { // somebody reads meanwhile, and sees no error
 				rng := rand.New(rand.NewPCG(1, 1))
-				for time.Since(began) < 20*time.Second {
+				for time.Since(began) < 10*time.Second {
 					if _, err := r.ReadAt(make([]byte, 10), rng.Int64N(f.size-10)); err != nil {
 						errs <- err
 						return
@@ -145,7 +145,7 @@ func TestThrottled(t *testing.T) {
 			if rate < 180 {
 				t.Errorf("%.1f blocks a second, want 180 at least", rate)
 			}
-			if f.refused > 6400/10 {
+			if f.refused > 3200/20 {
 				t.Errorf("%d requests refused", f.refused)
 			}
 			mustClose(t, r, c)

@@ -27,6 +27,7 @@ type window struct {
 	most float64
 
 	began time.Time // of the epoch; zero: not begun
+	warm  bool      // what was in flight at the last change has ended
 	bytes int64
 	n     int
 	// prev is the size that the one being tried is compared with, and rate what it
@@ -42,7 +43,7 @@ func (w *window) now() int { return max(int(w.size+0.5), leastWindow) }
 
 // idle says that the origin isn't asked for all that it could give, so that what
 // is being measured says nothing about it.
-func (w *window) idle() { w.began = time.Time{} }
+func (w *window) idle() { w.began, w.warm = time.Time{}, false }
 
 // done counts a request that has ended well.
 func (w *window) done(now time.Time, size int64) {
@@ -52,12 +53,20 @@ func (w *window) done(now time.Time, size int64) {
 	}
 	w.bytes += size
 	w.n++
+	if !w.warm {
+		// What was in flight when the size changed went at another pace.
+		if w.n >= w.now() {
+			w.warm, w.began, w.bytes, w.n = true, now, 0, 0
+		}
+		return
+	}
 	if w.n < max(epochLeast, 2*w.now()) {
 		return
 	}
 	rate := float64(w.bytes) / max(now.Sub(w.began), time.Microsecond).Seconds()
+	was := w.now()
 	w.judge(rate)
-	w.idle() // the next epoch begins when the new size has taken effect
+	w.warm, w.began, w.bytes, w.n = w.now() == was, now, 0, 0
 }
 
 // judge takes the throughput at the current size and chooses the next.
