@@ -30,8 +30,9 @@ const (
 // room is what is known of the directory's size, and of the memory's.
 type room struct {
 	// left is how many bytes may be put before the directory is measured again.
-	left atomic.Int64
-	kick chan struct{}
+	left  atomic.Int64
+	slack atomic.Int64 // bytes, as of the last measuring
+	kick  chan struct{}
 
 	disk sync.Mutex // one look at a time in this process
 	mem  sync.Mutex
@@ -68,7 +69,7 @@ func (s *Store) usage() (int64, error) {
 func (s *Store) makeRoom(n int64) bool {
 	left := s.room.left.Add(-n)
 	if left >= 0 {
-		if left < s.slack()/2 {
+		if left < s.room.slack.Load()/2 {
 			select {
 			case s.room.kick <- struct{}{}:
 			default:
@@ -76,11 +77,11 @@ func (s *Store) makeRoom(n int64) bool {
 		}
 		return true
 	}
-	return s.measure(n, n)
+	return s.measure(n, false)
 }
 
-// slack is the distance to the budget from which on room is made in the background.
-func (s *Store) slack() int64 { return min(s.opt.Budget/16, 256<<20) }
+// slack is the distance to a limit from which on room is made in the background.
+func slack(limit int64) int64 { return min(limit/16, 256<<20) }
 
 func (s *Store) roomLoop() {
 	for {
@@ -89,20 +90,20 @@ func (s *Store) roomLoop() {
 			return
 		case <-s.room.kick:
 		}
-		s.measure(0, s.slack())
+		s.measure(0, true)
 	}
 }
 
-// measure looks at the directory, evicts what is too much for want more bytes,
-// takes n of them, and says how much may be put until the next look. Other
-// processes put, too: so that is an eighth of what is left.
-func (s *Store) measure(n, want int64) bool {
+// measure looks at the directory, evicts what is too much for n more bytes (or,
+// ahead of need, for the slack), takes n, and says how much may be put until the
+// next look. Other processes put, too: so that is an eighth of what is left.
+func (s *Store) measure(n int64, ahead bool) bool {
 	if s.dir == nil {
 		return false
 	}
 	s.room.disk.Lock()
 	defer s.room.disk.Unlock()
-	if s.room.left.Load() > max(want, s.slack()) {
+	if s.room.left.Load() > max(n, s.room.slack.Load()) {
 		s.room.left.Add(-n)
 		return true // someone else has looked meanwhile
 	}
@@ -110,17 +111,27 @@ func (s *Store) measure(n, want int64) bool {
 	if err != nil {
 		return false
 	}
+	// The limit follows the free disk, and the slack follows the limit: a nearly
+	// full disk must not have the cache emptied for a slack it can't give.
 	limit := s.limit(used)
+	want, slack := n, slack(limit)
+	s.room.slack.Store(slack)
+	if ahead {
+		want = slack
+	}
 	if over := used + want - limit; over > 0 {
-		freed, _ := s.reclaim(context.Background(), over+min(2*s.slack(), limit/8), choice{})
-		used -= freed
+		// Whether this process did it or another, which then had the lock.
+		_, _ = s.reclaim(context.Background(), over+2*slack, choice{})
+		if used, err = s.usage(); err != nil {
+			return false
+		}
 	}
 	left := limit - used
 	if left < n {
 		s.room.left.Store(0)
 		return false
 	}
-	s.room.left.Store(max(left/8, min(left, s.slack())) - n)
+	s.room.left.Store(max(left/8, min(left, slack)) - n)
 	return true
 }
 

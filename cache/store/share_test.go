@@ -157,7 +157,7 @@ func TestShare(t *testing.T) {
 		t.Error("nothing is left")
 	}
 	// What three may each put before they look again is the slack.
-	if used, _, err := s.Usage(); err != nil || used > shareBudget+4*s.slack()+(1<<20) {
+	if used, _, err := s.Usage(); err != nil || used > shareBudget+4*slack(shareBudget)+(1<<20) {
 		t.Errorf("%d KiB of a budget of %d: %v", used>>10, shareBudget>>10, err)
 	}
 }

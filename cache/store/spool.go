@@ -313,7 +313,7 @@ func (w *spoolWriter) Write(p []byte) (int, error) {
 
 func (w *spoolWriter) write(p []byte) error {
 	if !w.mem {
-		err := error(ErrFull)
+		err := ErrFull
 		if w.s.makeRoom(int64(len(p))) {
 			err = w.f.writeAt(p, w.n)
 		}
