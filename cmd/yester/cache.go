@@ -119,6 +119,9 @@ the rest fits into a size.`,
   yester cache prune --keep 2G`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if older != "" && keep != "" {
+				return &codedError{msg: "--older-than and --keep can't be given together", code: exitcode.Usage}
+			}
 			var what store.Pruning
 			if len(args) > 0 {
 				what.Prefix = args[0]
@@ -153,7 +156,6 @@ the rest fits into a size.`,
 	}
 	cmd.Flags().StringVar(&older, "older-than", "", "only what wasn't used for `AGE`: 12h, 30D, 4W")
 	cmd.Flags().StringVar(&keep, "keep", "", "keep the most recently used `SIZE`: 500M, 2G")
-	cmd.MarkFlagsMutuallyExclusive("older-than", "keep")
 	return cmd
 }
 
