@@ -7,12 +7,17 @@ import (
 	"iter"
 	"sync"
 	"time"
+
+	"yester/cache/store"
 )
 
 // HydrateOptions tune Hydrate.
 type HydrateOptions struct {
 	// Bandwidth bounds it, in bytes a second; 0: no limit.
 	Bandwidth int64
+	// Permanent tells from an error of the origin that trying again is of no use:
+	// hydration then ends with it. nil: none is.
+	Permanent func(error) bool
 	// Progress, if not nil, is told how far it is, about once a second and at the
 	// end; by one goroutine at a time.
 	Progress func(Progress)
@@ -61,7 +66,7 @@ func (p *pause) channel() chan struct{} {
 // Hydrate fetches every block that isn't known to be zeros and isn't present:
 // what was hot in the last looks first, then the rest in order. It returns when
 // all is present, ctx has ended, or the cache is full (ErrBudget). What the origin
-// fails to give is tried again for as long as ctx lasts. Called again, also after a
+// otherwise fails to give is tried again for as long as ctx lasts. Called again, also after a
 // restart, it goes on where it was.
 func (r *Reader) Hydrate(ctx context.Context, opt HydrateOptions) error {
 	r.mu.Lock()
@@ -80,9 +85,12 @@ func (r *Reader) Hydrate(ctx context.Context, opt HydrateOptions) error {
 	if err != nil {
 		return fmt.Errorf("hydrate %s: %w", r.o.Key, err)
 	}
+	if r.c.store.InMemory() {
+		budget = store.DefaultMemory
+	}
 	h := &hydrator{r: r, opt: opt, bytes: bytesBucket{perSecond: opt.Bandwidth}, budget: budget}
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
-		failed, err := h.pass(ctx)
+		err := h.pass(ctx)
 		switch {
 		case ctx.Err() != nil:
 			h.report(true)
@@ -90,18 +98,16 @@ func (r *Reader) Hydrate(ctx context.Context, opt HydrateOptions) error {
 				return ErrClosed
 			}
 			return ctx.Err()
-		case err == nil && failed == nil:
+		case err == nil:
 			h.report(true)
 			return nil
-		case errors.Is(err, ErrBudget):
+		case errors.Is(err, ErrBudget), opt.Permanent != nil && opt.Permanent(err):
 			h.report(true)
 			return err
 		}
 		// The origin is gone, or was for a moment.
-		r.c.log.Info("hydration goes on later", "object", r.o.Key, "err", errors.Join(err, failed), "pause", pause)
-		if !sleep(ctx, pause) {
-			continue
-		}
+		r.c.log.Info("hydration goes on later", "object", r.o.Key, "err", err, "pause", pause)
+		sleep(ctx, pause)
 	}
 }
 
@@ -118,8 +124,8 @@ type hydrator struct {
 	told     time.Time
 }
 
-// pass goes over all blocks once; failed is the first error of a fetch.
-func (h *hydrator) pass(ctx context.Context) (failed, err error) {
+// pass goes over all blocks once, up to the first that can't be had.
+func (h *hydrator) pass(ctx context.Context) error {
 	h.mu.Lock()
 	h.progress = Progress{Total: h.r.o.blocks(), Fetched: h.progress.Fetched, Bytes: h.progress.Bytes}
 	h.mu.Unlock()
@@ -149,7 +155,7 @@ func (h *hydrator) pass(ctx context.Context) (failed, err error) {
 		for _, b := range k.l.base {
 			if b.weight >= leastHot && int64(b.n) < h.r.o.blocks() {
 				if err := one(int64(b.n)); err != nil {
-					return nil, err
+					return err
 				}
 			}
 		}
@@ -159,7 +165,7 @@ func (h *hydrator) pass(ctx context.Context) (failed, err error) {
 			err = one(n)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if p.failure() != nil {
 			break
@@ -175,7 +181,7 @@ func (h *hydrator) pass(ctx context.Context) (failed, err error) {
 		h.progress.Blocks = h.progress.Total
 		h.mu.Unlock()
 	}
-	return p.failure(), nil
+	return p.failure()
 }
 
 // mayGo waits while hydration is paused or ahead of its bandwidth.

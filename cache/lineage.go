@@ -23,6 +23,7 @@ type lineage struct {
 	began   time.Time
 	touched []touchedBlock
 	known   map[uint32]struct{} // those in touched
+	kept    []hotBlock          // what this look is merged into
 	last    []byte              // what was saved last
 	saved   int                 // how many of touched it has
 }
@@ -50,6 +51,7 @@ func (c *Cache) look(name string, blockSize, blocks int64) *look {
 		l = &lineage{c: c, name: name, blockSize: blockSize, began: time.Now(), known: make(map[uint32]struct{})}
 		l.last = l.load()
 		l.base = parseHot(l.last, blockSize)
+		l.kept = l.base
 		c.lineages[name] = l
 	}
 	l.refs++
@@ -105,13 +107,11 @@ func (l *lineage) save() {
 	if l.saved == len(l.touched) {
 		return
 	}
-	base := l.base
 	if now := l.load(); string(now) != string(l.last) {
 		// Another process has saved its look meanwhile.
-		base = parseHot(now, l.blockSize)
-		l.base = base
+		l.kept = parseHot(now, l.blockSize)
 	}
-	b := encodeHot(mergeHot(base, l.touched), l.blockSize)
+	b := encodeHot(mergeHot(l.kept, l.touched), l.blockSize)
 	if err := l.c.store.SetBlob(hotName(l.name), b); err != nil {
 		l.c.log.Warn("what was read can't be remembered", "lineage", l.name, "err", err)
 		return

@@ -237,7 +237,7 @@ func (r *Reader) readNow(ctx context.Context, n int64, p []byte, in int64) (f *f
 		}
 		zero, err := r.zero(ctx, n)
 		if err != nil {
-			return nil, false, fmt.Errorf("block %d: %w", n, err)
+			return nil, false, fmt.Errorf("cache: block %d of %s: %w", n, r.o.Key, err)
 		}
 		if zero {
 			clear(p)
@@ -263,7 +263,7 @@ func (r *Reader) wait(ctx context.Context, w *landing) error {
 			// It was begun for somebody else, and perhaps long ago: the origin may be
 			// back since.
 		case w.f.err != nil:
-			return fmt.Errorf("block %d: %w", w.n, w.f.err)
+			return fmt.Errorf("cache: block %d of %s: %w", w.n, r.o.Key, w.f.err)
 		case w.f.buf != nil:
 			copy(w.p, w.f.buf[w.in:])
 			return nil
