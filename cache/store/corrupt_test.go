@@ -115,7 +115,7 @@ func TestDamage(t *testing.T) {
 			damages = append(damages, whole[:min(n, len(whole))])
 		}
 		damages = append(damages, append(bytes.Clone(whole), 1, 2, 3), make([]byte, len(whole)))
-		for i := range 24 {
+		for i := range 16 {
 			p := bytes.Clone(whole)
 			at := r.IntN(len(p))
 			if i%2 == 0 {

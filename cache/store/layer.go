@@ -73,6 +73,7 @@ type layer struct {
 	active  map[int64]*group // those that hold leases
 	groups  int
 	pending atomic.Int64 // Puts not yet known to be on disk
+	buffers sync.Pool    // of *[]byte, a block each, for verifying
 }
 
 func newLayer(s *Store, h header, index *file, parts []*file, mem bool) *layer {
@@ -333,13 +334,14 @@ func (l *layer) getSlow(n int64) (Block, bool) {
 	return l.block(n, sl), true
 }
 
-// buffers are for verifying: a block each.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, maxBlock); return &b }}
-
 // verify reports whether the bytes of block n are those of the entry.
 func (l *layer) verify(n int64, e entry) bool {
-	b := buffers.Get().(*[]byte)
-	defer buffers.Put(b)
+	b, _ := l.buffers.Get().(*[]byte)
+	if b == nil {
+		p := make([]byte, l.blockSize)
+		b = &p
+	}
+	defer l.buffers.Put(b)
 	p := (*b)[:l.length(n)]
 	f, off := l.place(n)
 	if _, err := f.ReadAt(p, off); err != nil {

@@ -123,11 +123,11 @@ func TestPowerFailure(t *testing.T) {
 	}{
 		// After a reboot, what wasn't known to be on disk doesn't count; so without
 		// eviction nothing that counts is ever damaged.
-		{name: "ordered", reboot: "another boot", failures: 25},
-		{name: "evicting", reboot: "another boot", budget: 26 * blk, failures: 25},
+		{name: "ordered", reboot: "another boot", failures: 15},
+		{name: "evicting", reboot: "another boot", budget: 26 * blk, failures: 15},
 		// As if the boot could not be told from the one before: all hangs on the
 		// checksums.
-		{name: "checksums alone", budget: 26 * blk, reboot: "a boot", damaged: true, failures: 25},
+		{name: "checksums alone", budget: 26 * blk, reboot: "a boot", damaged: true, failures: 15},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rec := &recorder{}

@@ -207,15 +207,17 @@ func (s *Store) know(name string, id [16]byte) {
 	s.checked[name] = id
 }
 
+// sumBuffer is how much is read at once for that, in bytes.
+const sumBuffer = 256 << 10
+
 // sumFile returns the SHA-256 of a file's first bytes.
 func sumFile(ctx context.Context, f io.ReaderAt, size int64) ([]byte, error) {
-	h, b := sha256.New(), buffers.Get().(*[]byte)
-	defer buffers.Put(b)
+	h, b := sha256.New(), make([]byte, min(size, sumBuffer))
 	for off := int64(0); off < size; {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		p := (*b)[:min(int64(maxBlock), size-off)]
+		p := b[:min(sumBuffer, size-off)]
 		if _, err := f.ReadAt(p, off); err != nil {
 			return nil, err
 		}

@@ -36,6 +36,15 @@ func TestMain(m *testing.M) {
 
 // truth returns the bytes that block n of a key has everywhere and always.
 func truth(key string, n int64, length int) []byte {
+	type name struct {
+		key    string
+		n      int64
+		length int
+	}
+	at := name{key, n, length}
+	if p, ok := truths.Load(at); ok {
+		return p.([]byte)
+	}
 	h := fnv.New64a()
 	h.Write([]byte(key))
 	r := rand.New(rand.NewPCG(h.Sum64(), uint64(n)))
@@ -43,8 +52,12 @@ func truth(key string, n int64, length int) []byte {
 	for i := 0; i < length; i += 8 {
 		binary.LittleEndian.PutUint64(p[i:], r.Uint64())
 	}
-	return p[:length]
+	truths.Store(at, p[:length:length])
+	return p[:length:length]
 }
+
+// truths holds what was made: making it takes longer than comparing.
+var truths sync.Map
 
 func tempDir(t testing.TB) string { return filepath.Join(t.TempDir(), "cache") }
 
