@@ -14,7 +14,7 @@ func TestHotFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := ebs(512 << 20)
 		rng := rand.New(rand.NewPCG(3, 3))
-		trace := make([]int64, 2000)
+		trace := make([]int64, 1000)
 		for i := range trace {
 			trace[i] = rng.Int64N(f.size - 100)
 		}

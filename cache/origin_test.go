@@ -37,14 +37,19 @@ type fakeOrigin struct {
 
 var errSlowDown = errors.New("slow down")
 
+// noise is random bytes, of which every block has a part of its own.
+var noise = sync.OnceValue(func() []byte {
+	b := make([]byte, 1<<20)
+	rng := rand.NewPCG(1, 7)
+	for i := 0; i < len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], rng.Uint64())
+	}
+	return b
+})
+
 // pattern fills p with the bytes of block n.
 func pattern(n int64, p []byte) {
-	rng := rand.NewPCG(uint64(n), 7)
-	for i := 0; i+8 <= len(p); i += 8 {
-		binary.LittleEndian.PutUint64(p[i:], rng.Uint64())
-	}
-	for i := len(p) &^ 7; i < len(p); i++ {
-		p[i] = byte(n)
+	for i := 0; i < len(p); i += copy(p[i:], noise()[(int(n)*7919+i)%4096:]) {
 	}
 }
 

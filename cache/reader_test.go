@@ -244,8 +244,8 @@ func TestTwoCaches(t *testing.T) {
 
 // TestSmallBudget reads far more than fits.
 func TestSmallBudget(t *testing.T) {
-	f := &fakeOrigin{size: 24 << 20, blockSize: 256 << 10}
-	c := openCache(t, t.TempDir(), 4<<20)
+	f := &fakeOrigin{size: 6 << 20, blockSize: 64 << 10}
+	c := openCache(t, t.TempDir(), 1<<20)
 	r := openReader(t, c, f.object("v1"), NewScheduler(Limits{}, nil))
 	readertest.Run(t, r, truth{f})
 	mustClose(t, r, c)

@@ -28,7 +28,7 @@ func TestHydrationSpeed(t *testing.T) {
 	}{
 		"fast":  {ebs(256 << 20), 500 << 17},
 		"slow":  {&fakeOrigin{size: 32 << 20, blockSize: 64 << 10, latency: 25 * time.Millisecond, perConn: 8 << 20, total: 3 << 20, content: func(int64, []byte) {}}, 3 << 20},
-		"small": {&fakeOrigin{size: 256 << 20, blockSize: 64 << 10, latency: 25 * time.Millisecond, perConn: 64 << 20, total: 50 << 20, content: func(int64, []byte) {}}, 50 << 20},
+		"small": {&fakeOrigin{size: 128 << 20, blockSize: 64 << 10, latency: 25 * time.Millisecond, perConn: 64 << 20, total: 50 << 20, content: func(int64, []byte) {}}, 50 << 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestHydrationSpeed(t *testing.T) {
 func TestForegroundUnderHydration(t *testing.T) {
 	p99 := func(hydrate bool, readers, reads int, pause time.Duration) (d time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
-			f := ebs(1 << 30)
+			f := ebs(512 << 20)
 			c := openCache(t, t.TempDir(), 0)
 			r := openReader(t, c, f.object("v1"), NewScheduler(Limits{}, nil))
 			ctx, cancel := context.WithCancel(t.Context())
@@ -104,7 +104,7 @@ func TestForegroundUnderHydration(t *testing.T) {
 		return d
 	}
 	for _, readers := range []int{1, 4} {
-		for pause, reads := range map[time.Duration]int{0: 300, 300 * time.Millisecond: 32 * readers} {
+		for pause, reads := range map[time.Duration]int{0: 160, 300 * time.Millisecond: 24 * readers} {
 			alone, with := p99(false, readers, reads, pause), p99(true, readers, reads, pause)
 			t.Logf("%d readers, %v between reads: p99 %v alone, %v under hydration: %.2f", readers, pause, alone, with, float64(with)/float64(alone))
 			if float64(with) > 1.5*float64(alone) {
