@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"time"
 
+	"yester/cache"
 	"yester/guestfs"
 	"yester/imageformats"
 	"yester/origin"
@@ -86,6 +87,9 @@ type Options struct {
 	Location *time.Location
 	// Spool keeps bytes that are dear to make; nil: in temporary files.
 	Spool imageformats.Spooler
+	// Cache returns the cache that is laid over what lies far away, opened when it
+	// is first needed; nil: a source that lies far away can't be opened.
+	Cache func() (*cache.Cache, error)
 	// NumericIDs takes recorded owners by number instead of by name.
 	NumericIDs bool
 	// Logger receives warnings; nil discards them.
