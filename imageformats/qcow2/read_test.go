@@ -41,7 +41,7 @@ func TestRead(t *testing.T) {
 		{"preallocation=falloc", 5<<20 + 512, false, 0},
 		{"preallocation=full,cluster_size=8k", 5<<20 + 512, false, 0},
 	} {
-		t.Run(c.options, func(t *testing.T) {
+		t.Run(strings.ReplaceAll(c.options, ",", " "), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			path := filepath.Join(dir, "img")
@@ -133,6 +133,9 @@ func TestSnapshots(t *testing.T) {
 			writes(t, base, 9, 5, true)
 			create(t, path, 3<<20, options, "-b", base, "-F", "qcow2")
 			sizes := []int64{3 << 20, 3 << 20, 4 << 20}
+			if options == "compat=0.10" {
+				sizes[2] = 3 << 20 // QEMU resizes none of version 2 that has snapshots
+			}
 			for i, size := range sizes {
 				if size > 3<<20 {
 					tool(t, "qemu-img", "resize", "-q", "-f", "qcow2", path, fmt.Sprint(size))
@@ -154,7 +157,11 @@ func TestSnapshots(t *testing.T) {
 				if img.Size() != sizes[i] {
 					t.Errorf("%s: %d bytes", s.ID, img.Size())
 				}
-				t.Run(s.ID, func(t *testing.T) { readertest.Run(t, img, asQEMU(t, path, s.ID)) })
+				want, err := block.NewSection(asQEMU(t, path, s.ID), 0, img.Size())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Run(s.ID, func(t *testing.T) { readertest.Run(t, img, want) })
 			}
 			t.Run("active", func(t *testing.T) { readertest.Run(t, active, asQEMU(t, path, "")) })
 			if _, err := Format.Open(t.Context(), openFile(t, path), imageformats.OpenOptions{Snapshot: "9"}); err == nil || !strings.Contains(err.Error(), `"9"`) {
