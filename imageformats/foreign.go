@@ -17,7 +17,6 @@ var foreign = []struct {
 	magic string
 }{
 	{"VHDX", 0, "vhdxfile"},               // [MS-VHDX] 2.2.1
-	{"qcow2", 0, "QFI\xfb"},               // QEMU, docs/interop/qcow2.txt
 	{"VMDK", 0, "KDMV"},                   // VMware "Virtual Disk Format" 5.0, sparse extents
 	{"VMDK", 0, "COWD"},                   // the same, ESX Server sparse extents
 	{"VMDK", 0, "# Disk DescriptorFile"},  // the same, the descriptor

@@ -14,7 +14,6 @@ func TestForeign(t *testing.T) {
 	pad := strings.Repeat("\x00", 512)
 	for data, want := range map[string]string{
 		"vhdxfile" + pad:                     "VHDX",
-		"QFI\xfb\x00\x00\x00\x03" + pad:      "qcow2",
 		"KDMV" + pad:                         "VMDK",
 		"# Disk DescriptorFile\nversion=1\n": "VMDK",
 		strings.Repeat("\x00", 0x40) + "\x7f\x10\xda\xbe" + pad: "VDI",

@@ -63,7 +63,7 @@ type Parent struct {
 	AltID    string    `json:"alt_id,omitempty"`   // will do as well as ID, where the format has two
 	Format   string    `json:"format,omitempty"`   // the parent's container, where the child says it ("raw")
 	Modified time.Time `json:"modified,omitzero"`  // the parent's time stamp when the child was made
-	Name     string    `json:"name,omitempty"`     // file name, without a directory
+	Name     string    `json:"name,omitempty"`     // file name; of formats without ids and locators, the path as stored
 	Locators []Locator `json:"locators,omitempty"` // in the order of preference
 }
 

@@ -54,7 +54,7 @@ func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
 	}
 	o := &Opened{Point: p, src: s}
 	for _, d := range p.Disks {
-		img, err := s.images.get(ctx, d.image)
+		img, err := s.images.get(ctx, d.image, d.Snapshot)
 		if err != nil {
 			o.Close()
 			return nil, &pointError{point: &p, err: err}

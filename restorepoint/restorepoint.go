@@ -22,6 +22,10 @@ const (
 	FromName   TimeFrom = "name"   // a date in the file's name, or in a folder's above it
 	FromHeader TimeFrom = "header" // the time stamp in the container's header
 	FromMtime  TimeFrom = "mtime"  // the file's modification time
+
+	// FromSnapshot: the time that an image notes of a snapshot inside it, which
+	// comes before all others.
+	FromSnapshot TimeFrom = "snapshot"
 )
 
 // Point is one restore point: a machine's state at one time. Listing it has read
@@ -54,6 +58,9 @@ type Disk struct {
 	// chain, relative to the source.
 	Files []string `json:"files"`
 	Bytes int64    `json:"bytes"` // host bytes of Files[0], with all its parts
+	// Snapshot is the ID of the snapshot inside Files[0] that the disk is the state
+	// of, the only one in Info.Snapshots then; empty for the image's active state.
+	Snapshot string `json:"snapshot,omitempty"`
 
 	image *imageFile
 }

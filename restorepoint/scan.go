@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,6 +24,7 @@ type imageFile struct {
 	parts  []origin.Entry
 	format imageformats.Format
 	info   imageformats.Info
+	err    error // why it is no image by its content
 
 	parent  *imageFile
 	problem error // why it can't be opened, when that is known already
@@ -47,6 +46,7 @@ func (f *imageFile) setKey() {
 		if f.parent != nil {
 			io.WriteString(h, f.parent.key)
 		}
+		fmt.Fprintf(h, "%s\n", f.format.Name)
 		for _, p := range f.parts {
 			fmt.Fprintf(h, "%q %+v\n", p.Name, p.Version)
 		}
@@ -93,12 +93,13 @@ type Ignored struct {
 // what costs is the latency of network filesystems.
 const probeParallel = 16
 
-// scan finds the containers of the source. What was probed before and hasn't
-// changed is not read again.
-func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
+// scan finds the containers of the source, and the other files, which have err
+// set and are in ignored as well. What was probed before and hasn't changed is
+// not read again.
+func (s *Source) scan(ctx context.Context) (images, others []*imageFile, ignored []Ignored, err error) {
 	files, ignored, err := s.list(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	results := make([]probed, len(files))
 	g, gctx := errgroup.WithContext(ctx)
@@ -116,21 +117,22 @@ func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	s.probed = make(map[string]probed, len(files))
-	var images []*imageFile
 	for i, f := range files {
 		p := results[i]
 		s.probed[f.name] = p
 		if p.err != nil {
 			ignored = append(ignored, Ignored{Name: f.name, Reason: p.err.Error(), Damaged: !errors.Is(p.err, ondisk.ErrFormat), Err: p.err})
+			f.err = p.err
+			others = append(others, f)
 			continue
 		}
 		f.format, f.info = p.format, p.info
 		images = append(images, f)
 	}
-	return images, ignored, nil
+	return images, others, ignored, nil
 }
 
 // list returns the files that may be containers, parts put together.
@@ -229,104 +231,4 @@ func (s *Source) openFile(f *imageFile) (*hostFile, error) {
 	}
 	h.bytes = joined
 	return h, nil
-}
-
-// link finds the parent of every differencing image among images, and marks
-// those whose parent is missing, or whose chain is a loop.
-func link(images []*imageFile) {
-	byName := make(map[string]*imageFile, len(images))
-	byID := make(map[string][]*imageFile)
-	for _, f := range images {
-		byName[f.name] = f
-		if f.info.ID != "" {
-			byID[f.info.ID] = append(byID[f.info.ID], f)
-		}
-	}
-	for _, f := range images {
-		if f.info.Parent != nil {
-			f.parent, f.problem = findParent(f, byName, byID)
-		}
-	}
-	for _, f := range images {
-		seen := map[*imageFile]bool{}
-		for a := f; a != nil; a = a.parent {
-			if seen[a] {
-				f.problem = fmt.Errorf("%s: its chain of parents comes back to %s: %w", f.name, a.name, ondisk.ErrCorrupt)
-				break
-			}
-			seen[a] = true
-			if a != f && a.problem != nil && a.parent == nil {
-				f.problem = fmt.Errorf("its ancestor %w", a.problem)
-			}
-		}
-	}
-	for _, f := range images {
-		if f.problem != nil {
-			f.parent = nil
-		}
-	}
-}
-
-// findParent looks for f's parent: where its locators point, as far as that is
-// inside the source; by file name beside f; anywhere in the source by unique id.
-// Only an image with the right id is taken.
-func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*imageFile) (*imageFile, error) {
-	want := f.info.Parent
-	dir := path.Dir(f.name)
-	var wrong *imageFile
-	try := func(name string) *imageFile {
-		p := byName[name]
-		if p == nil || p == f {
-			return nil
-		}
-		if p.info.ID == want.ID {
-			return p
-		}
-		if wrong == nil {
-			wrong = p
-		}
-		return nil
-	}
-	for _, l := range want.Locators {
-		slashed := strings.ReplaceAll(l.Path, `\`, "/")
-		if l.Relative {
-			if name := path.Join(dir, slashed); !strings.HasPrefix(name, "../") {
-				if p := try(name); p != nil {
-					return p, nil
-				}
-			}
-		}
-		if p := try(path.Join(dir, path.Base(slashed))); p != nil {
-			return p, nil
-		}
-	}
-	if want.Name != "" {
-		if p := try(path.Join(dir, path.Base(strings.ReplaceAll(want.Name, `\`, "/")))); p != nil {
-			return p, nil
-		}
-	}
-	switch same := byID[want.ID]; {
-	case len(same) == 1 && same[0] != f:
-		return same[0], nil
-	case len(same) > 1:
-		return nil, fmt.Errorf("%s: its parent %s (id %s) is in the source more than once (%s, %s): %w",
-			f.name, parentName(want), want.ID, same[0].name, same[1].name, ondisk.ErrCorrupt)
-	}
-	if wrong != nil {
-		return nil, fmt.Errorf("%s: its parent has id %s, but %s has id %s: %w",
-			f.name, want.ID, wrong.name, wrong.info.ID, ondisk.ErrCorrupt)
-	}
-	return nil, fmt.Errorf("%s: its parent %s (id %s) is not in the source: %w",
-		f.name, parentName(want), want.ID, ErrNotFound)
-}
-
-// parentName returns the name by which messages speak of a missing parent.
-func parentName(p *imageformats.Parent) string {
-	if p.Name != "" {
-		return fmt.Sprintf("%q", p.Name)
-	}
-	for _, l := range p.Locators {
-		return fmt.Sprintf("%q", l.Path)
-	}
-	return "(unnamed)"
 }
