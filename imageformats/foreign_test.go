@@ -17,7 +17,8 @@ func TestForeign(t *testing.T) {
 		"KDMV" + pad:                         "VMDK",
 		"# Disk DescriptorFile\nversion=1\n": "VMDK",
 		strings.Repeat("\x00", 0x40) + "\x7f\x10\xda\xbe" + pad: "VDI",
-		"EVF\x09\x0d\x0a\xff\x00" + pad:                         "EWF",
+		"EVF2\x0d\x0a\x81\x00" + pad:                            "EWF version 2",
+		"LVF\x09\x0d\x0a\xff\x00" + pad:                         "L01",
 		pad:                                                     "", "QFI": "", "": "", "hello\n": "",
 	} {
 		_, _, err := Probe(t.Context(), readertest.Bytes(data))

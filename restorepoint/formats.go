@@ -4,6 +4,7 @@ import (
 	"yester/guestfs"
 	"yester/guestfs/ext4"
 	"yester/imageformats"
+	"yester/imageformats/ewf"
 	"yester/imageformats/qcow2"
 	"yester/imageformats/raw"
 	"yester/imageformats/vhd"
@@ -15,7 +16,7 @@ import (
 // What yester can read, in the order in which it is probed for. This is the one
 // place that knows every reader.
 var (
-	imageFormats = []imageformats.Format{vhd.Format, qcow2.Format, raw.Format}
+	imageFormats = []imageformats.Format{vhd.Format, qcow2.Format, ewf.Format, raw.Format}
 	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
 	filesystems  = []guestfs.Format{ext4.Format}
 )

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"yester/imageformats"
+	"yester/imageformats/ewf"
 	"yester/imageformats/raw"
 	"yester/internal/block"
 	"yester/internal/ondisk"
@@ -20,11 +21,12 @@ import (
 
 // imageFile is a container found in the source: one file, or the parts of one.
 type imageFile struct {
-	name   string // of its first part, relative to the source
-	parts  []origin.Entry
-	format imageformats.Format
-	info   imageformats.Info
-	err    error // why it is no image by its content
+	separate bool   // the format puts the parts together itself (EWF)
+	name     string // of its first part, relative to the source
+	parts    []origin.Entry
+	format   imageformats.Format
+	info     imageformats.Info
+	err      error // why it is no image by its content
 
 	parent  *imageFile
 	problem error // why it can't be opened, when that is known already
@@ -149,22 +151,26 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignore
 		return nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
 	}
 	inParts := make(map[string]bool)
-	for _, first := range names {
-		if _, number, ok := raw.SplitName(first); !ok || number > 1 || inParts[first] {
-			continue
-		}
-		group, err := raw.Parts(first, names)
+	group := func(first string, pick func(first string, names []string) ([]string, error), separate bool) {
+		group, err := pick(first, names)
 		if err != nil {
 			ignored = append(ignored, Ignored{Name: first, Reason: err.Error(), Damaged: true})
 			inParts[first] = true
-			continue
+			return
 		}
-		f := &imageFile{name: first}
+		f := &imageFile{name: first, separate: separate}
 		for _, n := range group {
 			inParts[n] = true
 			f.parts = append(f.parts, byName[n])
 		}
 		files = append(files, f)
+	}
+	for _, first := range names {
+		if _, number, ok := raw.SplitName(first); ok && number <= 1 && !inParts[first] {
+			group(first, raw.Parts, false)
+		} else if _, number, ok := ewf.SplitName(first); ok && number == 1 {
+			group(first, ewf.Segments, true)
+		}
 	}
 	for _, n := range names {
 		if !inParts[n] {
@@ -187,10 +193,12 @@ func (s *Source) probe(ctx context.Context, f *imageFile) (imageformats.Format, 
 	return imageformats.Probe(ctx, file.bytes, imageFormats...)
 }
 
-// hostFile is an opened imageFile: its parts, joined where there are several.
+// hostFile is an opened imageFile: its parts, joined where there are several, or
+// the first and the others.
 type hostFile struct {
-	bytes block.Reader
-	parts []*origin.File
+	bytes  block.Reader
+	others []block.Reader // what goes to the format as OpenOptions.Files
+	parts  []*origin.File
 }
 
 func (h *hostFile) close() {
@@ -220,8 +228,8 @@ func (s *Source) openFile(f *imageFile) (*hostFile, error) {
 		}
 		readers = append(readers, p)
 	}
-	if len(readers) == 1 {
-		h.bytes = readers[0]
+	if len(readers) == 1 || f.separate {
+		h.bytes, h.others = readers[0], readers[1:]
 		return h, nil
 	}
 	joined, err := raw.Join(readers)

@@ -199,10 +199,11 @@ func (u *Units) Sequential(n int64) bool {
 // last may be shorter. The caller has clipped p to the whole's size.
 func (u *Units) ReadAt(ctx context.Context, p []byte, off, unitSize int64) error {
 	first, last := off/unitSize, (off+int64(len(p))-1)/unitSize
-	for n := first + 1; n <= last; n++ {
-		u.Ahead(n)
-	}
 	for n := first; n <= last; n++ {
+		// As one is done, the next is begun: so many are free at a time.
+		for next := n + 1; next <= min(last, n+int64(cap(ahead))+1); next++ {
+			u.Ahead(next)
+		}
 		data, err := u.Get(ctx, n)
 		if err != nil {
 			return err
