@@ -110,7 +110,7 @@ func acquire(t testing.TB, data []byte, args ...string) string {
 // TestRead compares what sets of every kind hold with what they were made of, and
 // the digests with the disk's own.
 func TestRead(t *testing.T) {
-	data := disk(3<<20 + 6*512)
+	data := disk(2<<20 + 6*512)
 	for _, args := range []string{
 		"-f encase1 -c none", "-f encase2 -c fast", "-f encase3 -c best", "-f encase4 -c none",
 		"-f encase5 -c none", "-f encase5 -c fast", "-f encase5 -c best", "-f encase5 -c fast -S 1048576",
