@@ -335,19 +335,6 @@ func FuzzEWF(f *testing.F) {
 		if img.Size() != info.Size || img.Size() < 0 {
 			t.Fatalf("Open sees %d bytes, Probe %d", img.Size(), info.Size)
 		}
-		n := min(img.Size(), 64<<10)
-		whole, part := make([]byte, n), make([]byte, 777)
-		if m, err := img.ReadAt(whole, 0); err != nil {
-			if m != 0 {
-				t.Fatalf("failed read gives %d bytes", m)
-			}
-			return
-		}
-		for at := int64(0); at < n; at += int64(len(part)) {
-			p := part[:min(int64(len(part)), n-at)]
-			if m, err := img.ReadAt(p, at); m != len(p) || !bytes.Equal(p, whole[at:at+int64(m)]) {
-				t.Fatalf("%d bytes at %#x: %d, %v, or other bytes than the whole read's", len(p), at, m, err)
-			}
-		}
+		readertest.Walk(t, img, 10)
 	})
 }

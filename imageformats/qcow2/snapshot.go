@@ -42,7 +42,7 @@ func (m *meta) scanSnapshots(ctx context.Context, file block.Reader) error {
 	if m.snapshots > maxSnapshots {
 		return ondisk.Corruptf("qcow2", "snapshots", offSnapshots, "%d, QEMU allows %d", m.snapshots, maxSnapshots)
 	}
-	if at == 0 || at&(1<<m.clusterBits-1) != 0 || at > size || size-at < uint64(m.snapshots)*snapEntrySize {
+	if at == 0 || at&(1<<m.clusterBits-1) != 0 || at > size || size-at < snapEntrySize {
 		return ondisk.Corruptf("qcow2", "snapshot table", offSnapshotTable, "%d entries at %#x, in a file of %#x bytes", m.snapshots, at, size)
 	}
 	w := window{file: file, end: min(size, at+maxSnapshotTable)}
