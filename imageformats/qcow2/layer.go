@@ -29,6 +29,7 @@ type layer struct {
 	file  block.Reader // tables and compressed clusters
 	data  block.Reader // all other clusters: file, or the external data file
 	name  string       // for messages
+	end   int64        // of data, bytes
 	limit int64        // bytes of disk it describes
 	flat  bool         // data's bytes are the disk's: a backing file that is no qcow2
 
@@ -54,7 +55,7 @@ func (p *page) entry(i uint64) uint64 { return be.Uint64(p.data[i*8:]) }
 
 func newLayer(m *meta, s state, file, data block.Reader, name string) *layer {
 	l := &layer{
-		file: file, data: data, name: name, limit: int64(s.size), meta: m, state: s,
+		file: file, data: data, name: name, end: data.Size(), limit: int64(s.size), meta: m, state: s,
 		bits: uint(m.clusterBits), entry: 8, external: m.incompatible.has(dataFile),
 	}
 	if m.subclusterable {
@@ -73,7 +74,7 @@ func newLayer(m *meta, s state, file, data block.Reader, name string) *layer {
 
 // flatLayer makes a layer of a backing file that is no qcow2.
 func flatLayer(r block.Reader, name string) *layer {
-	return &layer{file: r, data: r, name: name, flat: true, limit: r.Size()}
+	return &layer{file: r, data: r, name: name, flat: true, end: r.Size(), limit: r.Size()}
 }
 
 // kind says where the bytes of a span come from.
@@ -133,9 +134,9 @@ func (l *layer) next(ctx context.Context, off, n int64) (span, error) {
 	s.n = min(s.n, n)
 	if s.kind == present {
 		// What lies before a cut is still good.
-		if left := l.data.Size() - s.at; s.n > left {
+		if left := l.end - s.at; s.n > left {
 			if s.n = left; left <= 0 {
-				return span{}, l.corrupt("L2 entry", -1, "cluster at %#x of disk offset %#x lies past the end (%#x)", s.at, off, l.data.Size())
+				return span{}, l.corrupt("L2 entry", -1, "cluster at %#x of disk offset %#x lies past the end (%#x)", s.at, off, l.end)
 			}
 		}
 	}
