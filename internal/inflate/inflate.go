@@ -36,10 +36,10 @@ const (
 	kindBase     uint32 = 0 << kindShift // length or distance
 	kindLiteral  uint32 = 1 << kindShift
 	kindEnd      uint32 = 2 << kindShift
-	kindLink     uint32 = 3 << kindShift
+	kindLink     uint32 = 4 << kindShift
+	invalidEntry uint32 = 8 << kindShift
 	kindMask     uint32 = 15 << kindShift
 	valueShift          = 12
-	invalidEntry uint32 = 4 << kindShift
 )
 
 // RFC 1951, 3.2.5.
@@ -189,25 +189,35 @@ func (d *decoder) block(r *reader, dst []byte, at int) (filled int, full bool, e
 				return at, false, ErrShort
 			}
 		}
-		// 56 bits hold two literals of 15 bits, and more of the usual ones.
+		// 56 bits hold four literals of the first look-up.
 		e := lit[hold&(1<<litBits-1)]
-		if e&kindMask == kindLiteral && at+2 < len(dst) {
+		if e&kindLiteral != 0 && at < len(dst)-4 {
+			out := (*[4]byte)(dst[at:]) // one check for all
 			hold >>= e & 15
 			n -= uint(e & 15)
-			dst[at] = byte(e >> valueShift)
+			out[0] = byte(e >> valueShift)
 			at++
-			if e = lit[hold&(1<<litBits-1)]; e&kindMask == kindLiteral {
+			if e = lit[hold&(1<<litBits-1)]; e&kindLiteral != 0 {
 				hold >>= e & 15
 				n -= uint(e & 15)
-				dst[at] = byte(e >> valueShift)
+				out[1] = byte(e >> valueShift)
 				at++
-				if e = lit[hold&(1<<litBits-1)]; e&kindMask == kindLiteral {
+				if e = lit[hold&(1<<litBits-1)]; e&kindLiteral != 0 {
 					hold >>= e & 15
 					n -= uint(e & 15)
-					dst[at] = byte(e >> valueShift)
+					out[2] = byte(e >> valueShift)
 					at++
+					if e = lit[hold&(1<<litBits-1)]; e&kindLiteral != 0 {
+						hold >>= e & 15
+						n -= uint(e & 15)
+						out[3] = byte(e >> valueShift)
+						at++
+						continue
+					}
 				}
-				continue
+			}
+			if n < 2*maxCode {
+				continue // look the next one up again, with more bits at hand
 			}
 		}
 		if e&kindMask == kindLink {
@@ -261,6 +271,16 @@ func (d *decoder) block(r *reader, dst []byte, at int) (filled int, full bool, e
 		}
 		if room := len(dst) - at; length > room {
 			length, full = room, true
+		}
+		if back >= 8 && length <= 16 && at < len(dst)-16 {
+			// Short and apart: what is copied too much is written over.
+			from := dst[at-back:]
+			binary.LittleEndian.PutUint64(dst[at:], binary.LittleEndian.Uint64(from))
+			if length > 8 {
+				binary.LittleEndian.PutUint64(dst[at+8:], binary.LittleEndian.Uint64(from[8:]))
+			}
+			at += length
+			continue
 		}
 		at = repeat(dst, at, back, length)
 		if full {
