@@ -149,10 +149,10 @@ func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile
 // points makes a point of every image, and of every snapshot inside one.
 func (s *Source) points(images []*imageFile) []Point {
 	names := s.machineNames(images)
+	times := s.imageTimes(images)
 	var points []Point
 	for _, f := range images {
-		p := Point{Machine: names[f]}
-		p.Time, p.TimeFrom = s.imageTime(f)
+		p := Point{Machine: names[f], Time: times[f].t, TimeFrom: times[f].from}
 		d := Disk{Name: p.Machine, Info: f.info, Bytes: f.bytes(), image: f}
 		for _, a := range f.chain() {
 			d.Files = append(d.Files, a.name)
@@ -216,6 +216,32 @@ func sameSecond(before []Point, p *Point) (n int) {
 		n++
 	}
 	return n
+}
+
+type pointTime struct {
+	t    time.Time
+	from TimeFrom
+}
+
+// imageTimes returns the times of the points that images are. A file's
+// modification time is lost when it is copied; a parent that has nothing better is
+// no younger than its child.
+func (s *Source) imageTimes(images []*imageFile) map[*imageFile]pointTime {
+	times := make(map[*imageFile]pointTime, len(images))
+	depth := make(map[*imageFile]int, len(images))
+	for _, f := range images {
+		t, from := s.imageTime(f)
+		times[f] = pointTime{t, from}
+		depth[f] = len(f.chain())
+	}
+	deepest := slices.Clone(images)
+	slices.SortStableFunc(deepest, func(a, b *imageFile) int { return depth[b] - depth[a] })
+	for _, f := range deepest {
+		if p, ok := times[f.parent]; ok && p.from == FromMtime && p.t.After(times[f].t) {
+			times[f.parent] = pointTime{times[f].t, FromMtime}
+		}
+	}
+	return times
 }
 
 // imageTime returns the time of the point that f is.
