@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"yester/imageformats"
+	"yester/imageformats/ewf"
 	"yester/imageformats/raw"
 	"yester/internal/block"
 	"yester/internal/ondisk"
@@ -25,9 +26,11 @@ type imageFile struct {
 	parts  []origin.Entry
 	format imageformats.Format
 	info   imageformats.Info
+	err    error // why it is no image by its content
 
-	// extents are the further files that info.Files names, in its order; some are
-	// missing where there is a problem.
+	// extents are the further files that the format puts together itself: those
+	// that info.Files names, in its order, or an EWF set's further segments. Some
+	// are missing where there is a problem.
 	extents []origin.Entry
 
 	parent  *imageFile
@@ -50,6 +53,7 @@ func (f *imageFile) setKey() {
 		if f.parent != nil {
 			io.WriteString(h, f.parent.key)
 		}
+		fmt.Fprintf(h, "%s\n", f.format.Name)
 		for _, p := range f.hostFiles() {
 			fmt.Fprintf(h, "%q %+v\n", p.Name, p.Version)
 		}
@@ -99,12 +103,13 @@ type Ignored struct {
 // what costs is the latency of network filesystems.
 const probeParallel = 16
 
-// scan finds the containers of the source. What was probed before and hasn't
-// changed is not read again.
-func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
+// scan finds the containers of the source, and the other files, which have err
+// set and are in ignored as well. What was probed before and hasn't changed is
+// not read again.
+func (s *Source) scan(ctx context.Context) (images, others []*imageFile, ignored []Ignored, err error) {
 	files, byName, ignored, err := s.list(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	results := make([]probed, len(files))
 	g, gctx := errgroup.WithContext(ctx)
@@ -122,22 +127,23 @@ func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	s.probed = make(map[string]probed, len(files))
-	var images []*imageFile
 	for i, f := range files {
 		p := results[i]
 		s.probed[f.name] = p
 		if p.err != nil {
 			ignored = append(ignored, Ignored{Name: f.name, Reason: p.err.Error(), Damaged: !errors.Is(p.err, ondisk.ErrFormat), Err: p.err})
+			f.err = p.err
+			others = append(others, f)
 			continue
 		}
 		f.format, f.info = p.format, p.info
 		images = append(images, f)
 	}
 	images, ignored = gather(images, ignored, byName)
-	return images, ignored, nil
+	return images, others, ignored, nil
 }
 
 // list returns the files that may be containers, parts put together, and all files
@@ -161,15 +167,12 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, byName map[strin
 		return nil, nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
 	}
 	inParts := make(map[string]bool)
-	for _, first := range names {
-		if _, number, ok := raw.SplitName(first); !ok || number > 1 || inParts[first] {
-			continue
-		}
-		group, err := raw.Parts(first, names)
+	group := func(first string, pick func(first string, names []string) ([]string, error)) *imageFile {
+		group, err := pick(first, names)
 		if err != nil {
 			ignored = append(ignored, Ignored{Name: first, Reason: err.Error(), Damaged: true})
 			inParts[first] = true
-			continue
+			return nil
 		}
 		f := &imageFile{name: first}
 		for _, n := range group {
@@ -177,6 +180,16 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, byName map[strin
 			f.parts = append(f.parts, byName[n])
 		}
 		files = append(files, f)
+		return f
+	}
+	for _, first := range names {
+		if _, number, ok := raw.SplitName(first); ok && number <= 1 && !inParts[first] {
+			group(first, raw.Parts)
+		} else if _, number, ok := ewf.SplitName(first); ok && number == 1 {
+			if f := group(first, ewf.Segments); f != nil {
+				f.parts, f.extents = f.parts[:1:1], f.parts[1:]
+			}
+		}
 	}
 	for _, n := range names {
 		if !inParts[n] {

@@ -12,6 +12,7 @@ test="$demo
 	cpio:cpio
 	cryptsetup-bin:cryptsetup
 	dosfstools:mkfs.vfat
+	ewf-tools:ewfacquire
 	exfatprogs:mkfs.exfat
 	fdisk:sfdisk
 	gdisk:sgdisk
