@@ -209,6 +209,9 @@ func (w *causes) get(snapshot string) *why {
 
 // explain makes the error that a person gets of the one that ended a request.
 func (c *Client) explain(ctx context.Context, snapshot, op string, v verdict, err error) error {
+	if v == fatal && (errors.Is(err, errUnrelated) || errors.Is(err, ondisk.ErrCorrupt) || errors.Is(err, ondisk.ErrUnsupported)) {
+		return err
+	}
 	e := &Error{Snapshot: snapshot, Op: op, Err: cause(err)}
 	switch v {
 	case throttled:

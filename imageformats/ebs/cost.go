@@ -3,9 +3,8 @@ package ebs
 import (
 	"fmt"
 	"math"
-	"sync/atomic"
-
 	"strconv"
+	"sync/atomic"
 )
 
 // Rates are what AWS charges, in dollars.

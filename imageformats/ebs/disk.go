@@ -172,7 +172,9 @@ func (d *Disk) Fetch(ctx context.Context, n int64, p []byte) error {
 	}
 	return d.c.send(ctx, request{
 		snapshot: d.snap.ID, op: "ebs:GetSnapshotBlock", block: true, meters: []*meter{&d.c.meter, &d.meter},
-		do: func(ctx context.Context, alive, answered func()) error { return d.get(ctx, n, token, p, alive, answered) },
+		do: func(ctx context.Context, alive, answered func()) error {
+			return d.get(ctx, n, token, p, alive, answered)
+		},
 		renew: func(ctx context.Context) error {
 			d.stale.Store(n/regionBlocks, true)
 			d.tokens.drop(n, token)
@@ -245,6 +247,7 @@ func (a *aliveReader) Read(p []byte) (int, error) {
 // block is known to be written.
 func (d *Disk) token(ctx context.Context, n int64) (string, error) {
 	region := n / regionBlocks
+	stored := d.c.cfg.Blobs != nil
 	for try := 0; ; try++ {
 		token, save := d.tokens.get(n)
 		if token != "" {
@@ -252,6 +255,7 @@ func (d *Disk) token(ctx context.Context, n int64) (string, error) {
 				d.c.goTracked(func() {
 					if p, ok := d.tokens.encode(region); ok {
 						d.c.setBlob(d.tokensKey(region), p)
+						d.stale.Delete(region)
 					}
 				})
 			}
@@ -260,7 +264,8 @@ func (d *Disk) token(ctx context.Context, n int64) (string, error) {
 		if try == 2 {
 			return "", ondisk.Corruptf("ebs", fmt.Sprintf("block %d of %s", n, d.snap.ID), -1, "was listed once, and isn't any more")
 		}
-		if _, bad := d.stale.LoadOrStore(region, true); !bad {
+		if _, stale := d.stale.Load(region); stored && !stale {
+			stored = false
 			if p, ok := d.c.blob(d.tokensKey(region)); ok && d.tokens.decode(region, p) == nil {
 				try--
 				continue

@@ -75,7 +75,10 @@ type Client struct {
 	causes  causes
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
-	work    sync.WaitGroup // goroutines that outlive a call
+
+	mu     sync.Mutex // guards closed, and with it the start of work
+	closed bool
+	work   sync.WaitGroup // goroutines that outlive a call
 }
 
 // New returns a Client once region and credentials are there: ErrRegion,
@@ -139,15 +142,26 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 // Region returns the region that the Client reads from.
 func (c *Client) Region() string { return c.region }
 
-// Close ends what still runs in the background and waits for it.
+// Close ends what still runs in the background and waits for it. Disks are closed
+// before it.
 func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
 	c.cancel()
 	c.work.Wait()
 	return nil
 }
 
-// goTracked runs f in the background; Close waits for it.
+// goTracked runs f in the background; Close waits for it. What begins after Close
+// finds c.ctx ended.
 func (c *Client) goTracked(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		go f()
+		return
+	}
 	c.work.Add(1)
 	go func() {
 		defer c.work.Done()

@@ -66,8 +66,9 @@ func (c *Client) groupKey(name string) string { return c.key("groups/" + keySafe
 func (c *Client) lookedKey(id string) string  { return c.key(id) + "/looked" }
 func (l *link) blobKey(c *Client) string      { return c.key("links/" + l.a.ID + "." + l.b.ID) }
 
-// maxBlob caps how much of a stored group is believed.
-const maxGroup = 100_000 // AWS's quota of snapshots per region
+// maxGroup caps how much of a stored group is believed: AWS's quota of snapshots
+// per region.
+const maxGroup = 100_000
 
 // join makes a snapshot known to its lineage.
 func (c *Client) join(s *Snapshot) *node {
@@ -195,9 +196,6 @@ func (c *Client) link(nd *node, other string) *link {
 
 // compare makes sure that l is known in block n's region.
 func (l *link) compare(ctx context.Context, c *Client, n int64) error {
-	if l.dead.Load() || n >= l.changed.blocks {
-		return nil
-	}
 	err := l.changed.ensure(ctx, n, true, func(list func(context.Context)) {
 		c.goTracked(func() {
 			list(c.ctx)
@@ -215,6 +213,11 @@ func (l *link) compare(ctx context.Context, c *Client, n int64) error {
 		}
 	}
 	return err
+}
+
+// compared reports whether compare has nothing to do.
+func (l *link) compared(n int64) bool {
+	return l.dead.Load() || n >= l.changed.blocks || l.changed.knowsRegion(n/regionBlocks)
 }
 
 // same reports whether block n is known to be unchanged between l's snapshots.
@@ -237,7 +240,7 @@ func (c *Client) look(ctx context.Context, nd *node, n int64) error {
 	var wait []chan error
 	for _, id := range near {
 		l := c.link(nd, id)
-		if l == nil {
+		if l == nil || l.compared(n) {
 			continue
 		}
 		done := make(chan error, 1)

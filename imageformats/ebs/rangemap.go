@@ -105,6 +105,13 @@ func (m *rangeMap) has(n int64) (set, known bool) {
 	return c != nil && c[n%chunkBits/64]>>(n%64)&1 == 1, true
 }
 
+// knowsRegion reports whether all of a region is known.
+func (m *rangeMap) knowsRegion(region int64) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.knownTo(region*regionBlocks) >= min((region+1)*regionBlocks, m.blocks)
+}
+
 // next returns the first set block from n on as far as the map is known: where
 // the known part ends when there is none in it.
 func (m *rangeMap) next(n int64) (at int64, set bool) {

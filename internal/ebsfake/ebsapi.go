@@ -18,7 +18,7 @@ import (
 
 // apiError is an error of the EBS direct APIs (restJson1).
 type apiError struct {
-	status               int
+	status                int
 	kind, message, reason string
 }
 
@@ -205,7 +205,7 @@ func (c *call) getBlock(snap *Snapshot, index string) *apiError {
 	if err != nil || n < 0 {
 		return validation("INVALID_PARAMETER_VALUE", "The block index %q is invalid", index)
 	}
-	t, ok := c.s.tokens.open(c.r.URL.Query().Get("blockToken"), blockToken, c.s.now())
+	t, ok := c.s.tokens.open(c.r.URL.Query().Get("blockToken"), blockToken, time.Now())
 	if !ok || t.snap != snap.number || int64(t.index) != n || !snap.isWritten(n) {
 		return validation("INVALID_BLOCK_TOKEN", "The provided block token is invalid or has expired")
 	}
@@ -310,7 +310,7 @@ func (c *call) page(q url.Values, kind byte, first, snap uint32) (page, *apiErro
 		p.from = n
 	}
 	if v := q.Get("pageToken"); v != "" { // overrides the index
-		t, ok := c.s.tokens.open(v, kind, c.s.now())
+		t, ok := c.s.tokens.open(v, kind, time.Now())
 		if !ok || t.snap != snap || t.first != first {
 			return p, validation("INVALID_PAGE_TOKEN", "The provided page token is invalid or has expired")
 		}
@@ -329,7 +329,7 @@ func (c *call) page(q url.Values, kind byte, first, snap uint32) (page, *apiErro
 }
 
 func (c *call) expiry(life Duration) uint32 {
-	at := c.s.now().Add(time.Duration(life)).Unix()
+	at := time.Now().Add(time.Duration(life)).Unix()
 	return uint32(min(max(at, 0), math.MaxUint32))
 }
 

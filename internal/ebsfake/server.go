@@ -48,8 +48,7 @@ type Options struct {
 	Settings    Settings      // the first ones; SetSettings changes them
 	// Admin serves /_fake/settings and /_fake/counts to anyone who can connect.
 	Admin  bool
-	Logger *slog.Logger     // nil: silent
-	Now    func() time.Time // the server's clock; time.Now when nil
+	Logger *slog.Logger // nil: silent
 }
 
 // Server is the fake: an http.Handler. All methods are safe for parallel use.
@@ -58,7 +57,6 @@ type Server struct {
 	creds  map[string]Credentials
 	admin  bool
 	log    *slog.Logger
-	now    func() time.Time
 	tokens *tokenBox
 
 	settings atomic.Pointer[Settings]
@@ -80,7 +78,7 @@ type Server struct {
 // New returns a server without snapshots; Add gives it some.
 func New(opt Options) *Server {
 	s := &Server{
-		region: opt.Region, admin: opt.Admin, log: opt.Logger, now: opt.Now,
+		region: opt.Region, admin: opt.Admin, log: opt.Logger,
 		creds:     map[string]Credentials{},
 		tokens:    newTokenBox(),
 		closed:    make(chan struct{}),
@@ -94,9 +92,6 @@ func New(opt Options) *Server {
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
-	}
-	if s.now == nil {
-		s.now = time.Now
 	}
 	if len(opt.Credentials) == 0 {
 		opt.Credentials = []Credentials{TestCredentials}
@@ -179,7 +174,7 @@ type call struct {
 	r   *http.Request
 	set *Settings
 	who string // account
-	bad string // fault to inject into the body of the answer; see faults.go
+	bad string // fault to inject into the body of the answer; by its name in Faults
 }
 
 // sleep waits for d, or until the client or the server has gone.

@@ -110,7 +110,7 @@ func (s *Server) Add(snap Snapshot) error {
 	setDefault(&sn.Tier, "standard")
 	setDefault(&sn.Owner, s.defaultAccount())
 	if sn.StartTime.IsZero() {
-		sn.StartTime = s.now().UTC().Truncate(time.Millisecond)
+		sn.StartTime = time.Now().UTC().Truncate(time.Millisecond)
 	}
 	if sn.Image != nil {
 		if sn.VolumeSize == 0 {
