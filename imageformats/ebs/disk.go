@@ -67,7 +67,7 @@ func (d *Disk) Size() int64 { return d.snap.Size }
 func (d *Disk) Blocks() int64 { return d.blocks }
 
 // Key names the snapshot among all that a cache may hold.
-func (d *Disk) Key() string { return d.c.key(d.snap.ID) }
+func (d *Disk) Key() string { return d.c.Key(d.snap.ID) }
 
 // Cost returns what has been asked of AWS for this disk; lists that compare it
 // with another are in the Client's alone.
@@ -177,7 +177,7 @@ func (d *Disk) Fetch(ctx context.Context, n int64, p []byte) error {
 		},
 		renew: func(ctx context.Context) error {
 			d.stale.Store(n/regionBlocks, true)
-			d.tokens.drop(n, token)
+			d.tokens.refuse(n, token)
 			token, err = d.token(ctx, n)
 			return err
 		},

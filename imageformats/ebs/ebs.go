@@ -169,8 +169,9 @@ func (c *Client) goTracked(f func()) {
 	}()
 }
 
-// key names a snapshot among all that a cache may hold.
-func (c *Client) key(snapshot string) string { return "ebs/" + c.space + snapshot }
+// Key names a snapshot among all that a cache may hold: Disk.Key and Disk.Home are
+// such keys. Where the endpoint is overridden, its host is part of them.
+func (c *Client) Key(snapshot string) string { return "ebs/" + c.space + snapshot }
 
 func (c *Client) blob(key string) ([]byte, bool) {
 	if c.cfg.Blobs == nil {

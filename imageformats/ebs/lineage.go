@@ -62,9 +62,9 @@ func (l *lineage) init() {
 	l.groups, l.links = map[string]*group{}, map[[2]string]*link{}
 }
 
-func (c *Client) groupKey(name string) string { return c.key("groups/" + keySafe(name)) }
-func (c *Client) lookedKey(id string) string  { return c.key(id) + "/looked" }
-func (l *link) blobKey(c *Client) string      { return c.key("links/" + l.a.ID + "." + l.b.ID) }
+func (c *Client) groupKey(name string) string { return c.Key("groups/" + keySafe(name)) }
+func (c *Client) lookedKey(id string) string  { return c.Key(id) + "/looked" }
+func (l *link) blobKey(c *Client) string      { return c.Key("links/" + l.a.ID + "." + l.b.ID) }
 
 // maxGroup caps how much of a stored group is believed: AWS's quota of snapshots
 // per region.
@@ -276,7 +276,7 @@ func (d *Disk) Home(ctx context.Context, n int64) (string, error) {
 		}
 		d.c.log.Info("ebs: no comparison for now", "snapshot", d.snap.ID, "err", err)
 	}
-	return d.c.key(d.c.home(d.node, n)), nil
+	return d.c.Key(d.c.home(d.node, n)), nil
 }
 
 // home follows what is known to be the same. Within one process neighbours are

@@ -19,7 +19,8 @@ type tokens struct {
 
 	mu      sync.Mutex
 	regions map[int64]*tokenRegion
-	size    int    // bytes of text
+	refused map[int64]bool // blocks whose tokens AWS didn't take
+	size    int            // bytes of text
 	tick    uint64 // of the last use
 }
 
@@ -39,7 +40,7 @@ type tokenRegion struct {
 }
 
 func newTokens() *tokens {
-	return &tokens{now: time.Now, limit: tokensInMemory, regions: map[int64]*tokenRegion{}}
+	return &tokens{now: time.Now, limit: tokensInMemory, regions: map[int64]*tokenRegion{}, refused: map[int64]bool{}}
 }
 
 // Tokens are base64 as a rule, and then packed into three quarters of their
@@ -106,6 +107,11 @@ func (t *tokens) learn(p page) {
 func (t *tokens) merge(region int64, fresh *tokenRegion) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(t.refused) > 0 {
+		for _, i := range fresh.index {
+			delete(t.refused, region*regionBlocks+int64(i))
+		}
+	}
 	if old := t.regions[region]; old != nil {
 		first, last := fresh.index[0], fresh.index[len(fresh.index)-1]
 		if old.index[0] < first || old.index[len(old.index)-1] > last {
@@ -166,7 +172,7 @@ func (t *tokens) get(n int64) (token string, save bool) {
 	defer t.mu.Unlock()
 	region := n / regionBlocks
 	r := t.regions[region]
-	if r == nil {
+	if r == nil || t.refused[n] {
 		return "", false
 	}
 	if r.expiry != 0 && t.now().Unix() >= r.expiry {
@@ -184,18 +190,15 @@ func (t *tokens) get(n int64) (token string, save bool) {
 	return unpackToken(r.at(i)), save
 }
 
-// drop forgets block n's region if token is still what it holds for n.
-func (t *tokens) drop(n int64, token string) {
+// refuse notes that token was refused for block n, if it is still the one held.
+// Its neighbours' may be good: each is tried, until the region is listed again.
+func (t *tokens) refuse(n int64, token string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	region := n / regionBlocks
-	r := t.regions[region]
-	if r == nil {
-		return
-	}
-	if i, ok := slices.BinarySearch(r.index, uint16(n%regionBlocks)); ok && unpackToken(r.at(i)) == token {
-		t.size -= len(r.text)
-		delete(t.regions, region)
+	if r := t.regions[n/regionBlocks]; r != nil {
+		if i, ok := slices.BinarySearch(r.index, uint16(n%regionBlocks)); ok && unpackToken(r.at(i)) == token {
+			t.refused[n] = true
+		}
 	}
 }
 
