@@ -21,7 +21,7 @@ type tokens struct {
 	regions map[int64]*tokenRegion
 	refused map[int64]bool // blocks whose tokens AWS didn't take
 	size    int            // bytes of text
-	tick    uint64 // of the last use
+	tick    uint64         // of the last use
 }
 
 // tokensInMemory holds some 150 regions, 600 GiB of a volume that is written to

@@ -9,7 +9,6 @@ import (
 	"os"
 	"regexp"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,7 +79,7 @@ type Snapshot struct {
 	number  uint32
 	blocks  int64
 	written []uint64 // bitmap
-	sums    []atomic.Pointer[[sha256.Size]byte]
+	sums    *sync.Map // block number to SHA-256
 }
 
 // Instance is a machine and what is attached to it.
@@ -193,7 +192,7 @@ func (s *Server) snapshot(id string) *Snapshot {
 func (sn *Snapshot) scan() error {
 	sn.blocks = (sn.Image.Size() + BlockSize - 1) / BlockSize
 	sn.written = make([]uint64, (sn.blocks+63)/64)
-	sn.sums = make([]atomic.Pointer[[sha256.Size]byte], sn.blocks)
+	sn.sums = new(sync.Map)
 	if w, ok := sn.Image.(Writer); ok {
 		for n := range sn.blocks {
 			if w.Written(n) {
@@ -272,11 +271,11 @@ func nextBit(bitmap []uint64, n, end int64) int64 {
 
 // sum returns the SHA-256 of block n, whose bytes are p; it is computed once.
 func (sn *Snapshot) sum(n int64, p []byte) [sha256.Size]byte {
-	if s := sn.sums[n].Load(); s != nil {
-		return *s
+	if s, ok := sn.sums.Load(n); ok {
+		return s.([sha256.Size]byte)
 	}
 	s := sha256.Sum256(p)
-	sn.sums[n].Store(&s)
+	sn.sums.Store(n, s)
 	return s
 }
 
