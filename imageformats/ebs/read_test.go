@@ -99,8 +99,8 @@ func TestFaults(t *testing.T) {
 	img := every(blocks, 1)
 	// Most faults cost no body, so that the test isn't about bandwidth.
 	s := fake(t, ebsfake.Settings{PageSize: 500, EmptyPages: 0.3, Faults: ebsfake.Faults{
-		Seed: 7, InternalError: 0.25, Throttle: 0.2, Reset: 0.2, ExpiredToken: 0.03,
-		Truncate: 0.06, BadChecksum: 0.03, BadData: 0.03, MaxRow: 6,
+		Seed: 7, InternalError: 0.3, Throttle: 0.25, Reset: 0.2, ExpiredToken: 0.03,
+		Truncate: 0.05, BadChecksum: 0.03, BadData: 0.03, MaxRow: 6,
 	}})
 	add(t, s, ebsfake.Snapshot{ID: "snap-0a", VolumeID: "vol-0a", Image: img})
 	var throttles sync.Map

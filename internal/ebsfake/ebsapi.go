@@ -134,7 +134,11 @@ func (c *call) throttle(action, id string) *apiError {
 // inject makes a fault happen, by chance. It returns true when that was the answer.
 func (c *call) inject(action string) bool {
 	block := action == "GetSnapshotBlock"
-	fault := c.s.dice.roll(&c.set.Faults, c.r.URL.Path, block)
+	row := c.r.URL.Path
+	if !block { // lists from several places run side by side
+		row = c.r.URL.RequestURI()
+	}
+	fault := c.s.dice.roll(&c.set.Faults, row, block)
 	if fault == "" {
 		return false
 	}

@@ -51,8 +51,8 @@ type Faults struct {
 	Truncate      float64 `json:"truncate"`       // the block's body ends early
 	BadChecksum   float64 `json:"bad_checksum"`   // x-amz-Checksum of something else
 	BadData       float64 `json:"bad_data"`       // a flipped bit under the right checksum
-	// MaxRow ends a run of faults on one path: after so many in a row there is
-	// none. 0: no end.
+	// MaxRow ends a run of faults of one block or one page: after so many in a row
+	// there is none. 0: no end.
 	MaxRow int `json:"max_row"`
 }
 
