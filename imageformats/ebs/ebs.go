@@ -23,6 +23,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	awsebs "github.com/aws/aws-sdk-go-v2/service/ebs"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/smithy-go/logging"
 )
 
 // Blobs keeps small values between runs, such as block maps and tokens. Values
@@ -101,7 +102,8 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		t.MaxIdleConnsPerHost = BulkInFlight + InteractiveInFlight + listsInFlight
 		t.MaxIdleConns = 2 * t.MaxIdleConnsPerHost
 	})
-	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(client)}
+	// The SDK would write to stderr by itself. What matters comes as an error.
+	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(client), config.WithLogger(logging.Nop{})}
 	if cfg.Region != "" {
 		opts = append(opts, config.WithRegion(cfg.Region))
 	}
