@@ -14,7 +14,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsebs "github.com/aws/aws-sdk-go-v2/service/ebs"
-	"golang.org/x/sync/singleflight"
 )
 
 // lineage knows which snapshots show the same disk, and where they agree.
@@ -30,7 +29,6 @@ type lineage struct {
 	mu     sync.Mutex // guards groups, links, and all nodes' looked
 	groups map[string]*group
 	links  map[[2]string]*link
-	looks  singleflight.Group
 }
 
 // group is the snapshots of one Snapshot.Lineage that were ever opened.

@@ -88,7 +88,7 @@ func (s *Server) authenticate(r *http.Request, body []byte) (Credentials, authFa
 	if err != nil || !strings.HasPrefix(date, scope[1]) {
 		return Credentials{}, authIncomplete
 	}
-	if d := time.Now().Sub(at); d > maxSkew || d < -maxSkew {
+	if d := time.Since(at); d > maxSkew || d < -maxSkew {
 		return Credentials{}, authSkew
 	}
 	names := strings.Split(signedHeaders, ";")

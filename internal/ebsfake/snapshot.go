@@ -78,7 +78,7 @@ type Snapshot struct {
 
 	number  uint32
 	blocks  int64
-	written []uint64 // bitmap
+	written []uint64  // bitmap
 	sums    *sync.Map // block number to SHA-256
 }
 
