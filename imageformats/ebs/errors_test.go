@@ -188,10 +188,10 @@ func TestThrottledForGood(t *testing.T) {
 
 // TestThrottle: with a rate below what is asked for, all comes in the end.
 func TestThrottle(t *testing.T) {
-	s := fake(t, ebsfake.Settings{SnapshotRate: 100})
+	s := fake(t, ebsfake.Settings{SnapshotRate: 20})
 	add(t, s, ebsfake.Snapshot{ID: "snap-01", VolumeID: "vol-01", Image: every(2048, 1)})
-	d := open(t, client(t, ebs.Config{BaseDelay: 20 * time.Millisecond}), "snap-01")
-	if err := inParallel(120, func(n int64) error { return d.Fetch(context.Background(), n, make([]byte, ebs.BlockSize)) }); err != nil {
+	d := open(t, client(t, ebs.Config{BaseDelay: 20 * time.Millisecond, Attempts: 12}), "snap-01")
+	if err := inParallel(30, func(n int64) error { return d.Fetch(context.Background(), n, make([]byte, ebs.BlockSize)) }); err != nil {
 		t.Fatal(err)
 	}
 	if s.Counts()["Error:RequestThrottledException"] == 0 {
