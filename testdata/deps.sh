@@ -25,6 +25,7 @@ test="$demo
 	parted:parted
 	procps:pkill
 	psmisc:fuser
+	python3-boto3:-/usr/lib/python3/dist-packages/boto3
 	python3:python3
 	qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
 	qemu-system-common:qemu-storage-daemon
