@@ -111,7 +111,7 @@ func (r *Reader) present(g block.Range) bool {
 		return false
 	}
 	for n := first; n <= last; n++ {
-		if o, err := r.home(n); err != nil || !o.has(n) {
+		if !r.own.has(n) { // where else it may be is not asked here, which could take its time
 			return false
 		}
 	}
@@ -146,7 +146,7 @@ func (r *Reader) hintLoop() {
 // one was begun or joined, which the result says. What goes wrong is left to
 // whoever asks for the block.
 func (r *Reader) fetchEarly(n int64, class priority, landed func(error)) bool {
-	o, err := r.home(n)
+	o, err := r.home(r.ctx, n)
 	if err != nil || o.has(n) {
 		return false
 	}

@@ -204,11 +204,11 @@ func TestHome(t *testing.T) {
 	}
 	f.forget()
 	o := f.object("tuesday")
-	o.Home = func(n int64) string {
+	o.Home = func(_ context.Context, n int64) (string, error) {
 		if n == 3 || n == 9 {
-			return "tuesday"
+			return "tuesday", nil
 		}
-		return "monday"
+		return "monday", nil
 	}
 	r := openReader(t, c, o, s)
 	readertest.Run(t, r, truth{f})
