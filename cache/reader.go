@@ -386,3 +386,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
+
+// Blocks returns how many blocks the object has, zeros included.
+func (r *Reader) Blocks() int64 { return r.o.blocks() }
