@@ -41,6 +41,7 @@ type Cache struct {
 	dir   string
 	log   *slog.Logger
 	total counters
+	kept  keeper
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -84,6 +85,11 @@ func Open(cfg Config) (*Cache, error) {
 		objects: make(map[objectID]*object), lineages: make(map[string]*lineage), readers: make(map[*Reader]struct{}),
 		stop: make(chan struct{}),
 	}
+	_, limit, err := st.Usage()
+	if err != nil || st.InMemory() {
+		limit = store.DefaultMemory
+	}
+	c.kept.most = limit / keepShare
 	c.done.Add(1)
 	go func() { defer c.done.Done(); c.saveLoop() }()
 	return c, nil

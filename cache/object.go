@@ -114,6 +114,7 @@ func (c *Cache) put(o *object) error {
 	}
 	c.mu.Unlock()
 	if last {
+		c.kept.drop(o)
 		return o.st.Close()
 	}
 	return nil

@@ -314,10 +314,14 @@ func (r *Reader) Extent(ctx context.Context, off, n int64) (block.Extent, error)
 	}
 	if b, ok := o.st.Get(num); ok {
 		e := block.Extent{Len: part, File: b.File, Off: b.Off + in, Stamp: b.ID}
-		b.Release()
-		if n <= maxMapped {
-			r.touch(o, num, true)
-			r.noteRead(off, part)
+		if n > maxMapped {
+			b.Release() // a map of the whole, not somebody who reads there
+			return e, nil
+		}
+		r.touch(o, num, true)
+		r.noteRead(off, part)
+		if !r.c.kept.keep(o, num, b) {
+			return block.Extent{Len: part}, nil
 		}
 		return e, nil
 	}

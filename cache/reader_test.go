@@ -250,3 +250,54 @@ func TestSmallBudget(t *testing.T) {
 	readertest.Run(t, r, truth{f})
 	mustClose(t, r, c)
 }
+
+// TestPlaceStays asks for a place and then reads far more than fits: what lies
+// there stays until whoever has asked is surely done with it, and the same answer
+// later means that it has stayed.
+func TestPlaceStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeOrigin{size: 64 << 20, blockSize: 64 << 10}
+		c := openCache(t, t.TempDir(), 4<<20)
+		r := openReader(t, c, f.object("v1"), NewScheduler(Limits{}, nil))
+		want, got := make([]byte, f.blockSize), make([]byte, f.blockSize)
+		pattern(3, want)
+		place := func() block.Extent {
+			if _, err := r.ReadAt(got, 3*f.blockSize); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // it is kept after those who wait have been served
+			e, err := r.Extent(t.Context(), 3*f.blockSize, f.blockSize)
+			if err != nil || e.File == nil {
+				t.Fatalf("%+v, %v", e, err)
+			}
+			return e
+		}
+		first := place()
+		flood := func(from int64) {
+			for n := from; n < from+160; n++ {
+				if n%16 == 0 {
+					time.Sleep(time.Second / 16) // they are written in time
+				}
+				if _, err := r.ReadAt(make([]byte, 10), n*f.blockSize); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		flood(10)
+		flood(200)
+		if _, err := first.File.ReadAt(got, first.Off); err != nil || !bytes.Equal(got, want) {
+			t.Error("evicted right after its place was answered")
+		}
+		time.Sleep(time.Minute)
+		flood(400)
+		flood(600)
+		second := place()
+		if first.SamePlace(second) {
+			t.Error("the same answer for a block that was evicted and fetched again")
+		}
+		if n, again := f.fetches(); again == 0 {
+			t.Errorf("nothing of %d blocks was evicted", n)
+		}
+		mustClose(t, r, c)
+	})
+}
