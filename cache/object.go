@@ -136,6 +136,7 @@ type flight struct {
 	n    int64
 	req  request
 	made time.Time
+	hint bool // begun by a hint
 
 	done chan struct{} // closed when buf and err are set
 	over chan struct{} // closed when it is kept, too
@@ -174,11 +175,14 @@ func (o *object) fly(r *Reader, n int64, class priority) (f *flight, began bool)
 		o.mu.Unlock()
 		return nil, false
 	}
-	f = &flight{o: o, r: r, n: n, done: make(chan struct{}), over: make(chan struct{}), waiters: 2, made: time.Now()}
+	f = &flight{o: o, r: r, n: n, done: make(chan struct{}), over: make(chan struct{}), waiters: 2, made: time.Now(), hint: class == ahead}
 	f.req = request{class: class, size: o.length(n), owner: r, ctx: r.ctx, run: f.run, end: f.end}
 	o.flights[n] = f
 	o.mu.Unlock()
 	r.flights.Add(1)
+	if f.hint {
+		r.hinting.Add(1)
+	}
 	if class != foreground && o.early.add(n) {
 		o.add(cEarly, 1)
 	}
@@ -252,6 +256,9 @@ func (f *flight) end(err error) {
 	}
 	close(f.over)
 	f.o.add(cInFlight, -1)
+	if f.hint {
+		f.r.hinting.Add(-1)
+	}
 	f.leave()
 	f.r.flights.Done()
 }

@@ -13,8 +13,9 @@ const (
 	// follows on the disk is read ahead: metadata that lie close together are no
 	// stream.
 	streamAfter = 384 << 10
-	// maxHints bounds the blocks that wait to be asked for ahead of a reader. What
-	// goes beyond is a hint that came too early.
+	// maxHints bounds the blocks that wait to be asked for ahead of a reader, and
+	// those that were and are on their way. What goes beyond is a hint that came too
+	// early; an initiator may ask for a whole disk at once.
 	maxHints = 4096
 )
 
@@ -89,6 +90,7 @@ func (r *Reader) Prefetch(ranges []block.Range) bool {
 		if !ok {
 			continue
 		}
+		g.Len = min(g.Len, maxHints/2*r.o.BlockSize)
 		fresh := false
 		for n := g.Off / r.o.BlockSize; n <= (g.Off+g.Len-1)/r.o.BlockSize; n++ {
 			fresh = r.hinted.add(n) || fresh
@@ -134,6 +136,9 @@ func (r *Reader) hintLoop() {
 			for n := g.Off / r.o.BlockSize; n <= (g.Off+g.Len-1)/r.o.BlockSize; n++ {
 				if r.ctx.Err() != nil {
 					return
+				}
+				if r.hinting.Load() >= maxHints {
+					break
 				}
 				r.fetchEarly(n, ahead, nil)
 			}

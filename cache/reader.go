@@ -35,7 +35,8 @@ type Reader struct {
 	hinted  *bitmap // blocks that somebody above knows to ask for in time
 	streams streams
 	hints   hints
-	begun   atomic.Bool // something was read: prefetch by the hot map
+	hinting atomic.Int64 // flights begun by hints that haven't ended
+	begun   atomic.Bool  // something was read: prefetch by the hot map
 	paused  pause
 }
 
