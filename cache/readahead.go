@@ -91,31 +91,13 @@ func (r *Reader) Prefetch(ranges []block.Range) bool {
 			continue
 		}
 		g.Len = min(g.Len, maxHints/2*r.o.BlockSize)
-		fresh := false
 		for n := g.Off / r.o.BlockSize; n <= (g.Off+g.Len-1)/r.o.BlockSize; n++ {
-			fresh = r.hinted.add(n) || fresh
+			r.hinted.add(n)
 		}
-		if fresh || !r.present(g) {
-			want = append(want, g)
-		}
+		want = append(want, g)
 	}
 	if len(want) > 0 {
 		r.hints.add(r, want...)
-	}
-	return true
-}
-
-// present reports whether a short range is present; a long one is looked through
-// by the goroutine that begins flights.
-func (r *Reader) present(g block.Range) bool {
-	first, last := g.Off/r.o.BlockSize, (g.Off+g.Len-1)/r.o.BlockSize
-	if last-first > 4 {
-		return false
-	}
-	for n := first; n <= last; n++ {
-		if o, err := r.home(n); err != nil || !o.has(n) {
-			return false
-		}
 	}
 	return true
 }
