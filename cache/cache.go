@@ -135,6 +135,27 @@ func (c *Cache) Spool(ctx context.Context, key string, fill func(io.Writer) erro
 	return c.store.Spool(ctx, key, fill)
 }
 
+// Blobs are small values that a client of an origin keeps between runs, in the
+// cache's directory: they may vanish at any time, and whoever gets one checks it.
+// Its methods are safe for parallel use.
+type Blobs struct{ c *Cache }
+
+// Blobs returns where an origin's client keeps small values.
+func (c *Cache) Blobs() Blobs { return Blobs{c} }
+
+// Get returns the value of key, if there is one.
+func (b Blobs) Get(key string) ([]byte, bool) {
+	v, err := b.c.store.Blob(key)
+	return v, err == nil && v != nil
+}
+
+// Set keeps a value. One that can't be kept is as good as vanished.
+func (b Blobs) Set(key string, value []byte) {
+	if err := b.c.store.SetBlob(key, value); err != nil {
+		b.c.log.Info("a value isn't kept", "key", key, "err", err)
+	}
+}
+
 // Close closes the readers that are still open, saves what is known of what is
 // hot, and closes the store.
 func (c *Cache) Close() error {

@@ -30,8 +30,8 @@ type Object struct {
 	// none is. It may have to ask the origin.
 	Zero func(ctx context.Context, n int64) (bool, error)
 	// Home returns the key under which block n is kept, where another version of
-	// the same size has the same block; nil: Key.
-	Home func(n int64) string
+	// the same size has the same block; nil: Key. It may have to ask the origin.
+	Home func(ctx context.Context, n int64) (string, error)
 	// Next returns the first block from the given one on that isn't known to be
 	// zeros; ok is false when there is none. nil: all may be data.
 	Next func(ctx context.Context, from int64) (n int64, ok bool, err error)

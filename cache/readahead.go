@@ -133,7 +133,7 @@ func (r *Reader) hintLoop() {
 // one was begun or joined, which the result says. What goes wrong is left to
 // whoever asks for the block.
 func (r *Reader) fetchEarly(n int64, class priority, landed func(error)) bool {
-	o, err := r.home(n)
+	o, err := r.home(r.ctx, n)
 	if err != nil || o.has(n) {
 		return false
 	}

@@ -112,11 +112,14 @@ func (r *Reader) Close() error {
 func (r *Reader) Size() int64 { return r.o.Size }
 
 // home returns where block n is kept.
-func (r *Reader) home(n int64) (*object, error) {
-	if r.o.Home == nil {
+func (r *Reader) home(ctx context.Context, n int64) (*object, error) {
+	if r.o.Home == nil || r.own.has(n) {
 		return r.own, nil
 	}
-	key := r.o.Home(n)
+	key, err := r.o.Home(ctx, n)
+	if err != nil {
+		return nil, err
+	}
 	if key == r.o.Key || key == "" {
 		return r.own, nil
 	}
@@ -134,7 +137,7 @@ func (r *Reader) home(n int64) (*object, error) {
 	if o := r.homes[key]; o != nil {
 		return o, nil
 	}
-	o, err := r.c.object(objectID{key, r.o.Size, r.o.BlockSize})
+	o, err = r.c.object(objectID{key, r.o.Size, r.o.BlockSize})
 	if err == nil {
 		r.homes[key] = o
 	}
@@ -222,7 +225,7 @@ func (r *Reader) readBlocks(ctx context.Context, p []byte, off int64) (err error
 // readNow reads a part of block n if it is present or zeros, or else returns the
 // flight that brings it.
 func (r *Reader) readNow(ctx context.Context, n int64, p []byte, in int64) (f *flight, began bool, err error) {
-	o, err := r.home(n)
+	o, err := r.home(ctx, n)
 	if err != nil {
 		return nil, false, err
 	}
@@ -309,7 +312,7 @@ func (r *Reader) Extent(ctx context.Context, off, n int64) (block.Extent, error)
 	n = min(n, r.o.Size-off)
 	num, in := off/r.o.BlockSize, off%r.o.BlockSize
 	part := min(n, r.o.BlockSize-in)
-	o, err := r.home(num)
+	o, err := r.home(ctx, num)
 	if err != nil {
 		return block.Extent{}, err
 	}
@@ -360,7 +363,7 @@ func (r *Reader) Complete(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		o, err := r.home(n)
+		o, err := r.home(ctx, n)
 		if err != nil {
 			return false, err
 		}

@@ -204,11 +204,11 @@ func TestHome(t *testing.T) {
 	}
 	f.forget()
 	o := f.object("tuesday")
-	o.Home = func(n int64) string {
+	o.Home = func(_ context.Context, n int64) (string, error) {
 		if n == 3 || n == 9 {
-			return "tuesday"
+			return "tuesday", nil
 		}
-		return "monday"
+		return "monday", nil
 	}
 	r := openReader(t, c, o, s)
 	readertest.Run(t, r, truth{f})
@@ -300,4 +300,20 @@ func TestPlaceStays(t *testing.T) {
 		}
 		mustClose(t, r, c)
 	})
+}
+
+// TestBlobs keeps small values from one run to the next.
+func TestBlobs(t *testing.T) {
+	dir := t.TempDir()
+	c := openCache(t, dir, 0)
+	if v, ok := c.Blobs().Get("map/snap-1"); ok {
+		t.Errorf("a value %q that nobody has set", v)
+	}
+	c.Blobs().Set("map/snap-1", []byte("which blocks"))
+	mustClose(t, c)
+	c = openCache(t, dir, 0)
+	if v, ok := c.Blobs().Get("map/snap-1"); !ok || string(v) != "which blocks" {
+		t.Errorf("%q, %v", v, ok)
+	}
+	mustClose(t, c)
 }
