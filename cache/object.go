@@ -29,9 +29,12 @@ type Object struct {
 	// Zero reports whether block n is known to be zeros, which holds for good; nil:
 	// none is. It may have to ask the origin.
 	Zero func(ctx context.Context, n int64) (bool, error)
-	// Home returns the key under which block n is kept, where another version of
-	// the same size has the same block; nil: Key. It may have to ask the origin.
+	// Home returns the key under which block n is kept, where another version has
+	// the same block; nil: Key. It may have to ask the origin.
 	Home func(ctx context.Context, n int64) (string, error)
+	// HomeSize returns the size in bytes of the version that a key of Home's names;
+	// nil, or 0: that of this one. Versions of a disk that has grown differ in it.
+	HomeSize func(key string) int64
 	// Next returns the first block from the given one on that isn't known to be
 	// zeros; ok is false when there is none. nil: all may be data.
 	Next func(ctx context.Context, from int64) (n int64, ok bool, err error)

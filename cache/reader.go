@@ -127,7 +127,7 @@ func (r *Reader) home(ctx context.Context, n int64) (*object, error) {
 	o := r.homes[key]
 	r.mu.RUnlock()
 	if o != nil {
-		return o, nil
+		return r.homeOf(o, n), nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -135,13 +135,29 @@ func (r *Reader) home(ctx context.Context, n int64) (*object, error) {
 		return nil, ErrClosed
 	}
 	if o := r.homes[key]; o != nil {
-		return o, nil
+		return r.homeOf(o, n), nil
 	}
-	o, err = r.c.object(objectID{key, r.o.Size, r.o.BlockSize})
-	if err == nil {
-		r.homes[key] = o
+	size := r.o.Size
+	if r.o.HomeSize != nil {
+		if s := r.o.HomeSize(key); s > 0 {
+			size = s
+		}
 	}
-	return o, err
+	o, err = r.c.object(objectID{key, size, r.o.BlockSize})
+	if err != nil {
+		return nil, err
+	}
+	r.homes[key] = o
+	return r.homeOf(o, n), nil
+}
+
+// homeOf returns o, or the Reader's own object where o can't have the same block n:
+// it lies past its end, or has another length there.
+func (r *Reader) homeOf(o *object, n int64) *object {
+	if n < o.st.Blocks() && o.length(n) == r.o.length(n) {
+		return o
+	}
+	return r.own
 }
 
 func (r *Reader) zero(ctx context.Context, n int64) (bool, error) {

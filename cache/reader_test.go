@@ -302,6 +302,39 @@ func TestPlaceStays(t *testing.T) {
 	})
 }
 
+// TestHomeGrown opens the next version of a disk that has grown, first in this
+// process and then alone: what it has in common is kept with the smaller one, but
+// for the block in which that ended.
+func TestHomeGrown(t *testing.T) {
+	f := &fakeOrigin{size: 1<<20 - 1000, blockSize: 64 << 10}
+	g := &fakeOrigin{size: 2 << 20, blockSize: 64 << 10}
+	dir := t.TempDir()
+	o := g.object("tuesday")
+	o.Home = func(context.Context, int64) (string, error) { return "monday", nil }
+	o.HomeSize = func(key string) int64 { return map[string]int64{"monday": f.size}[key] }
+	for round := range 2 {
+		c := openCache(t, dir, 0)
+		s := NewScheduler(Limits{}, nil)
+		var old *Reader
+		if round == 0 {
+			old = openReader(t, c, f.object("monday"), s)
+			if _, err := old.ReadAt(make([]byte, f.size), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := openReader(t, c, o, s)
+		readertest.Run(t, r, truth{g})
+		if n, again := g.fetches(); n != 17 || again != 0 {
+			t.Errorf("round %d: %d fetches, %d again; 15 of 32 blocks are in common", round, n, again)
+		}
+		mustClose(t, r)
+		if old != nil {
+			mustClose(t, old)
+		}
+		mustClose(t, c)
+	}
+}
+
 // TestBlobs keeps small values from one run to the next.
 func TestBlobs(t *testing.T) {
 	dir := t.TempDir()
