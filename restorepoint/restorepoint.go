@@ -12,6 +12,7 @@ import (
 	"yester/cache"
 	"yester/guestfs"
 	"yester/imageformats"
+	"yester/imageformats/ebs"
 	"yester/origin"
 )
 
@@ -81,7 +82,9 @@ type Disk struct {
 	// of, the only one in Info.Snapshots then; empty for the image's active state.
 	Snapshot string `json:"snapshot,omitempty"`
 
+	// What the disk is made of: one of the two.
 	image *imageFile
+	snap  *ebs.Snapshot
 }
 
 // Options tell how a source's points are found and opened.
@@ -97,6 +100,11 @@ type Options struct {
 	// Cache returns the cache that is laid over what lies far away, opened when it
 	// is first needed; nil: a source that lies far away can't be opened.
 	Cache func() (*cache.Cache, error)
+	// SSH is the ssh program with its options; empty: "ssh".
+	SSH []string
+	// EBS says what snapshots cost and may cost at most; the rest of it comes from
+	// the source's location and from what AWS's own tools are configured with.
+	EBS EBSOptions
 	// NumericIDs takes recorded owners by number instead of by name.
 	NumericIDs bool
 	// Logger receives warnings; nil discards them.

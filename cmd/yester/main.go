@@ -38,6 +38,7 @@ func run() int {
 	}()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
+	g.tellCosts()
 	if err == nil {
 		return exitcode.OK
 	}

@@ -27,6 +27,7 @@ type globalFlags struct {
 
 	stdout, stderr *os.File
 	cache          lazyCache
+	far            farFlags
 	started        bool // flags and arguments are right; the command's own work began
 	talk           *talker
 }
@@ -75,6 +76,7 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	fl.BoolVar(&g.allowChangedParent, "allow-changed-parent", false, "open images whose parent was changed after they were made")
 	fl.StringVar(&g.cache.cfg.Dir, "cache-dir", "", "keep what comes from afar in `DIR` (default $XDG_CACHE_HOME/yester)")
 	fl.StringVar(&g.cacheSize, "cache-size", "10G", "keep at most `SIZE` of it, and never more than half of the free disk")
+	g.far.register(fl)
 	fl.BoolVarP(&g.verbose, "verbose", "v", false, "say more about what is done and what is left out")
 	fl.SortFlags = false
 	root.CompletionOptions.HiddenDefaultCmd = false
@@ -106,6 +108,9 @@ func (g *globalFlags) start() error {
 		return fmt.Errorf("--cache-size is %q, not a size like 500M or 10G", g.cacheSize)
 	}
 	g.cache.cfg.Budget = size
+	if err := g.far.check(); err != nil {
+		return err
+	}
 	if g.cache.cfg.Dir != "" {
 		// A process in the background has another working directory.
 		if g.cache.cfg.Dir, err = filepath.Abs(g.cache.cfg.Dir); err != nil {
@@ -125,7 +130,7 @@ func (g *globalFlags) start() error {
 // args returns the flags as a command line has them, for a process that is
 // started in the background.
 func (g *globalFlags) args() []string {
-	a := []string{"--replay=" + g.replay, "--cache-size=" + g.cacheSize}
+	a := append([]string{"--replay=" + g.replay, "--cache-size=" + g.cacheSize}, g.far.args()...)
 	for name, v := range map[string]string{"at": g.at, "machine": g.machine, "volume": g.volume, "cache-dir": g.cache.cfg.Dir} {
 		if v != "" {
 			a = append(a, "--"+name+"="+v)
@@ -146,16 +151,19 @@ func (g *globalFlags) logger() *slog.Logger { return slog.New(&logHandler{talk: 
 // reached.
 func (g *globalFlags) open(location string, logger *slog.Logger) (*restorepoint.Source, error) {
 	g.cache.use(logger)
-	src, err := restorepoint.Open(location, restorepoint.Options{
+	opt := restorepoint.Options{
 		Spool:              &g.cache,
 		Cache:              g.cache.get,
 		Replay:             guestfs.Replay(g.replay == "on"),
 		AllowChangedParent: g.allowChangedParent,
 		Logger:             logger,
-	})
+	}
+	g.far.options(&opt)
+	src, err := restorepoint.Open(location, opt)
 	if err != nil {
 		return nil, &sourceError{location: location, err: err}
 	}
+	g.far.opened = append(g.far.opened, src)
 	return src, nil
 }
 

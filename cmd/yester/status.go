@@ -13,6 +13,7 @@ import (
 	"yester/cache"
 	"yester/fusefs"
 	"yester/internal/running"
+	"yester/restorepoint"
 )
 
 func newStatusCommand(g *globalFlags) *cobra.Command {
@@ -45,7 +46,8 @@ last. A mount whose process has died is shown as dead; ` + "`yester umount`" + `
 // mountStats is what a mount answers `yester status` with.
 type mountStats struct {
 	fusefs.Stats
-	Cache *cache.Stats `json:"cache,omitempty"` // nil while nothing has needed it
+	Cache *cache.Stats       `json:"cache,omitempty"` // nil while nothing has needed it
+	Cost  *restorepoint.Cost `json:"cost,omitempty"`  // of sources that cost money
 }
 
 // statusRow is one service as `yester status --json` shows it.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,6 +166,9 @@ func (c *Client) link(nd *node, other string) *link {
 	l := &c.lineage
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if other == "" {
+		return nil
+	}
 	o := nd.group.nodes[other]
 	if o == nil || o == nd {
 		return nil
@@ -296,32 +298,41 @@ func (d *Disk) HomeSize(key string) int64 {
 // that keep their looks in the same place may make a circle, of which all members
 // agree on the least.
 func (c *Client) home(nd *node, n int64) string {
-	region := n / regionBlocks
-	var path []string
-	for {
-		if i := slices.Index(path, nd.ID); i >= 0 {
-			return slices.Min(path[i:])
-		}
-		path = append(path, nd.ID)
-		c.lineage.mu.Lock()
-		near := nd.looked[region]
-		c.lineage.mu.Unlock()
-		var to *node
-		for _, id := range near {
-			l := c.link(nd, id)
-			if l == nil || !l.same(n) {
-				continue
-			}
-			if to = l.a; to == nd {
-				to = l.b
-			}
-			break
-		}
+	c.lineage.mu.Lock()
+	most := len(nd.group.nodes)
+	c.lineage.mu.Unlock()
+	for range most {
+		to := c.towardsHome(nd, n)
 		if to == nil {
 			return nd.ID
 		}
 		nd = to
 	}
+	// As many steps as there are snapshots: nd lies in a circle.
+	least := nd.ID
+	for to := c.towardsHome(nd, n); to != nil && to != nd; to = c.towardsHome(to, n) {
+		least = min(least, to.ID)
+		if most--; most < 0 { // looks were added meanwhile
+			break
+		}
+	}
+	return least
+}
+
+// towardsHome returns the neighbour that has nd's block n; nil when none has.
+func (c *Client) towardsHome(nd *node, n int64) *node {
+	c.lineage.mu.Lock()
+	near := nd.looked[n/regionBlocks]
+	c.lineage.mu.Unlock()
+	for _, id := range near {
+		if l := c.link(nd, id); l != nil && l.same(n) {
+			if l.a == nd {
+				return l.b
+			}
+			return l.a
+		}
+	}
+	return nil
 }
 
 var errUnrelated = errors.New("the snapshots aren't related")

@@ -63,11 +63,12 @@ func (h *history) add(t *testing.T, s *ebsfake.Server, volume string, tags map[s
 // days in which it stood there.
 func TestLineage(t *testing.T) {
 	const days, blocks = 30, 8192 // and a second region from half time on
+	const stride = 5
 	h := newHistory(days, blocks, 0.05)
 	want := map[[2]uint64]bool{} // block and version: what must be fetched
 	for _, v := range h.versions {
 		for n, version := range v {
-			if version != 0 {
+			if version != 0 && n%stride == 0 {
 				want[[2]uint64{uint64(n), version}] = true
 			}
 		}
@@ -104,7 +105,8 @@ func TestLineage(t *testing.T) {
 					c = client(t, ebs.Config{Blobs: &kept})
 				}
 				d := open(t, c, fmt.Sprintf("snap-%03x", day))
-				for n, version := range h.versions[day] {
+				for n := 0; n < len(h.versions[day]); n += stride {
+					version := h.versions[day][n]
 					zero, err := d.Zero(ctx, int64(n))
 					if err != nil || zero != (version == 0) {
 						t.Fatalf("day %d block %d: Zero %v, %v", day, n, zero, err)

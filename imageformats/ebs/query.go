@@ -21,6 +21,9 @@ type Query struct {
 	Profile string // for Config; may be empty
 }
 
+// Scheme is what the location of such a source begins with, before "://".
+const Scheme = "ebs"
+
 var idForm = regexp.MustCompile(`^(snap|vol|i)-[0-9a-f]+$`)
 
 // ParseQuery reads a source's address:
@@ -32,7 +35,7 @@ var idForm = regexp.MustCompile(`^(snap|vol|i)-[0-9a-f]+$`)
 func ParseQuery(address string) (Query, error) {
 	var q Query
 	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "ebs" {
+	if err != nil || u.Scheme != Scheme {
 		return q, fmt.Errorf("%q is not an address like ebs://vol-0123456789abcdef0", address)
 	}
 	if u.User != nil || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
