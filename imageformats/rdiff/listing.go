@@ -182,9 +182,7 @@ func (l *listing) judge(markers []int64) {
 	slices.Sort(markers)
 	markers = slices.Compact(markers)
 	if len(markers) == 0 {
-		if len(l.sessions) > 0 {
-			l.warn("the first session was interrupted (there is no %s file): it has no restore point", markerPrefix)
-		}
+		l.warn("there is no %s file, so the first session is running or was interrupted: there is no restore point", markerPrefix)
 		return
 	}
 	// Of two markers the newer is that of a session which hasn't come to its end.
