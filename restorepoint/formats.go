@@ -5,6 +5,7 @@ import (
 	"yester/guestfs/ext4"
 	"yester/imageformats"
 	"yester/imageformats/raw"
+	"yester/imageformats/rdiff"
 	"yester/imageformats/vhd"
 	"yester/volume"
 	"yester/volume/gpt"
@@ -15,7 +16,7 @@ import (
 // place that knows every reader.
 var (
 	imageFormats = []imageformats.Format{vhd.Format, raw.Format}
-	repositories = []imageformats.RepositoryFormat{}
+	repositories = []imageformats.RepositoryFormat{rdiff.Format}
 	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
 	filesystems  = []guestfs.Format{ext4.Format}
 )

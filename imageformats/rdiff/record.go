@@ -71,7 +71,8 @@ type scanner struct {
 	line []byte // without its newline; of the buffer, or of long
 	long []byte
 
-	started bool // line is the beginning of the next record
+	want    []byte // when set, fields of other paths are passed over
+	started bool   // line is the beginning of the next record
 	count   int
 	fields
 	prev  []byte // path of the record before
@@ -154,9 +155,15 @@ func (s *scanner) scan() error {
 			s.started = true
 			break
 		}
+		if s.want != nil && !bytes.Equal(s.want, s.pathB) {
+			continue
+		}
 		if err := s.field(); err != nil {
 			return err
 		}
+	}
+	if s.want != nil && !bytes.Equal(s.want, s.pathB) {
+		return nil
 	}
 	return s.check()
 }
