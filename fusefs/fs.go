@@ -56,6 +56,8 @@ type rawFS struct {
 	zeros *os.File // a sealed run of zeros to splice from; nil where there is none
 
 	uid, gid uint32 // who owns the directories that no guest has
+
+	pass passthrough
 }
 
 func newFS(src *restorepoint.Source, only, point string, log *slog.Logger) *rawFS {
@@ -119,7 +121,8 @@ func (f *rawFS) locate(ctx context.Context, n nodeID) (place, error) {
 		return place{}, err
 	}
 	pl := place{fs: f, slot: s, p: p, id: n}
-	if n.space() != spaceLayout {
+	switch {
+	case n.space() != spaceLayout:
 		pl.tree, err = p.tree(ctx, n.space())
 		var ok bool
 		if err == nil {
@@ -131,6 +134,8 @@ func (f *rawFS) locate(ctx context.Context, n nodeID) (place, error) {
 			pl.release()
 			return place{}, err
 		}
+	case s.isTree():
+		pl.tree, pl.ino = p.Tree, p.Tree.Root()
 	}
 	return pl, nil
 }
@@ -175,7 +180,9 @@ func (f *rawFS) lookupUpper(ctx context.Context, n nodeID, name string, out *fus
 		if s == nil {
 			return guestfs.ErrNotExist
 		}
-		f.layoutEntry(out, s, pointIno)
+		if err := f.pointEntry(ctx, s, out); err != nil {
+			return err
+		}
 		out.SetEntryTimeout(relistAfter)
 		if name == latestName {
 			out.SetEntryTimeout(0)
@@ -240,9 +247,8 @@ func (f *rawFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 		if s == nil || s.stale() {
 			return f.fail("getattr", n, "", errStale)
 		}
-		f.layoutAttr(s, n.ino(), &out.Attr)
 		out.SetTimeout(relistAfter)
-		return fuse.OK
+		return f.fail("getattr", n, "", f.ownDirAttr(ctx, s, n.ino(), &out.Attr))
 	}
 	pl, err := f.locate(ctx, n)
 	if err != nil {
@@ -277,11 +283,6 @@ func (f *rawFS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse
 	target, err := pl.tree.ReadLink(request{cancel}, pl.ino)
 	return []byte(target), f.fail("readlink", n, "", err)
 }
-
-// Open implements fuse.RawFileSystem: there is nothing to open. The kernel
-// understands ENOSYS as "never ask again", which saves two round trips a file,
-// and keeps what it has read.
-func (f *rawFS) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
 
 // Access implements fuse.RawFileSystem: who may reach the mount at all is the
 // kernel's business.
@@ -372,6 +373,7 @@ type stats struct {
 	bytes   atomic.Int64
 	spliced atomic.Int64 // of bytes: those that never went through this process
 	pushed  atomic.Int64 // small files stored in the kernel's cache unasked
+	passed  atomic.Int64 // files opened by passthrough
 	errors  atomic.Int64
 }
 

@@ -96,6 +96,16 @@ func (p patient) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.Stat
 	return st
 }
 
+// Open implements fuse.RawFileSystem.
+func (p patient) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	st := p.rawFS.Open(cancel, in, out)
+	if again(st, &in.InHeader) {
+		*out = fuse.OpenOut{}
+		st = p.rawFS.Open(nil, in, out)
+	}
+	return st
+}
+
 // Read implements fuse.RawFileSystem.
 func (p patient) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	res, st := p.rawFS.Read(cancel, in, buf)

@@ -32,7 +32,7 @@ func (f *rawFS) upperAttr(n nodeID, out *fuse.Attr) {
 
 // layoutAttr fills in the attributes of a directory that a point consists of.
 func (f *rawFS) layoutAttr(s *slot, ino uint64, out *fuse.Attr) {
-	f.dirAttr(upperIno|(s.inoBase>>slotShift+1)<<16|ino, s.point.Time, out)
+	f.dirAttr(s.layoutIno(ino), s.point.Time, out)
 }
 
 func (f *rawFS) dirAttr(ino uint64, t time.Time, out *fuse.Attr) {
@@ -41,6 +41,27 @@ func (f *rawFS) dirAttr(ino uint64, t time.Time, out *fuse.Attr) {
 		Owner: fuse.Owner{Uid: f.uid, Gid: f.gid},
 	}
 	out.SetTimes(&t, &t, &t)
+}
+
+// ownDirAttr is layoutAttr for every directory that a point consists of: a point
+// that is a tree has its root's attributes.
+func (f *rawFS) ownDirAttr(ctx context.Context, s *slot, ino uint64, out *fuse.Attr) error {
+	if !s.isTree() || ino != pointIno {
+		f.layoutAttr(s, ino, out)
+		return nil
+	}
+	root, err := f.cat.src.Root(ctx, s.point)
+	if err != nil {
+		return err
+	}
+	s.treeAttr(makeID(s.num, spaceLayout, pointIno), &root.Attr, out)
+	return nil
+}
+
+// pointEntry fills in the entry of a point's directory.
+func (f *rawFS) pointEntry(ctx context.Context, s *slot, out *fuse.EntryOut) error {
+	f.layoutEntry(out, s, pointIno)
+	return f.ownDirAttr(ctx, s, pointIno, &out.Attr)
 }
 
 // layoutEntry fills in the entry of one of a point's own directories.
@@ -54,7 +75,7 @@ func (f *rawFS) layoutEntry(out *fuse.EntryOut, s *slot, ino uint64) {
 // treeAttr fills in what a tree says of one of its inodes.
 func (s *slot) treeAttr(n nodeID, a *guestfs.Attr, out *fuse.Attr) {
 	*out = fuse.Attr{
-		Ino:       s.inoBase | s.shownIno(n),
+		Ino:       s.shownIno(n),
 		Size:      uint64(a.Size),
 		Blocks:    uint64(a.Blocks),
 		Atime:     uint64(a.Atime.Sec),
@@ -71,11 +92,20 @@ func (s *slot) treeAttr(n nodeID, a *guestfs.Attr, out *fuse.Attr) {
 	}
 }
 
-// shownIno is the guest's inode number for the guest view's root volume, and is
-// told apart by its upper bits in the other spaces: a directory must never have
-// the number of one above it, or tools believe they walk in a circle.
+// shownIno is the inode number that stat shows of a node inside the point. In its
+// lower bits it is the guest's, and the spaces are told apart by the upper ones: a
+// directory must never have the number of one above it, or tools believe they
+// walk in a circle.
 func (s *slot) shownIno(n nodeID) uint64 {
-	return uint64(n.space()-spaceView)<<spaceShift | n.ino()
+	if n.space() == spaceLayout {
+		return s.layoutIno(n.ino())
+	}
+	return s.inoBase | uint64(n.space()-spaceView)<<spaceShift | n.ino()
+}
+
+// layoutIno is shownIno for spaceLayout.
+func (s *slot) layoutIno(ino uint64) uint64 {
+	return upperIno | (s.inoBase>>slotShift+1)<<16 | ino
 }
 
 // rdev encodes a device number as the kernel's new_encode_dev does, which is what
@@ -99,7 +129,7 @@ func (pl *place) diskAttr(out *fuse.Attr) error {
 	}
 	f, t := pl.fs, pl.slot.point.Time
 	*out = fuse.Attr{
-		Ino:  upperIno | (pl.slot.inoBase>>slotShift+1)<<16 | pl.id.ino(),
+		Ino:  pl.slot.layoutIno(pl.id.ino()),
 		Mode: modeDisk, Nlink: 1, Size: uint64(d.Image.Size()), Blocks: uint64(d.Image.Size()+511) / 512, Blksize: 4096,
 		Owner: fuse.Owner{Uid: f.uid, Gid: f.gid},
 	}

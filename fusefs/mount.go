@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -82,11 +83,13 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 	}
 	f := newFS(src, only, opt.Point, opt.Logger)
 	f.cat.take(cat)
+	f.pass.open = slices.ContainsFunc(cat.Points, func(p restorepoint.Point) bool { return p.Kind == restorepoint.KindTree })
 	m := &Mount{fs: f, dir: dir, stop: make(chan struct{})}
 	m.server, err = fuse.NewServer(patient{f}, dir, mountOptions(src, opt))
 	if err != nil {
 		return nil, mountError(dir, opt.AllowOther, err)
 	}
+	f.pass.server = m.server
 	go m.server.Serve()
 	if err := m.server.WaitMount(); err != nil {
 		return nil, err
@@ -240,6 +243,7 @@ type Stats struct {
 	Bytes   int64     `json:"bytes"`        // bytes they asked for
 	Spliced int64     `json:"spliced"`      // of them, those that never went through the process
 	Pushed  int64     `json:"pushed"`       // small files given to the kernel before it asked
+	Passed  int64     `json:"passed"`       // files handed to the kernel whole
 	Errors  int64     `json:"errors"`       // requests that failed because of the source
 	Busy    int64     `json:"busy"`         // requests being served
 	Last    time.Time `json:"last_request"` // end of the last request
@@ -249,7 +253,7 @@ type Stats struct {
 func (m *Mount) Stats() Stats {
 	s := &m.fs.stats
 	st := Stats{
-		Reads: s.reads.Load(), Bytes: s.bytes.Load(), Spliced: s.spliced.Load(), Pushed: s.pushed.Load(), Errors: s.errors.Load(),
+		Reads: s.reads.Load(), Bytes: s.bytes.Load(), Spliced: s.spliced.Load(), Pushed: s.pushed.Load(), Passed: s.passed.Load(), Errors: s.errors.Load(),
 		Busy: s.busy.Load(), Last: time.Unix(0, s.last.Load()).UTC(),
 	}
 	m.fs.cat.mu.Lock()

@@ -192,6 +192,9 @@ func (p *openPoint) guestView(ctx context.Context) (*guestview.View, error) {
 // tree returns the tree that lies in a space, in which the kernel knows a node
 // already: that there is no such tree can't be, unless the source has changed.
 func (p *openPoint) tree(ctx context.Context, space uint8) (guestfs.Tree, error) {
+	if p.Tree != nil {
+		return p.Tree, nil
+	}
 	if space <= spaceViewLast {
 		v, err := p.guestView(ctx)
 		if err != nil {
@@ -216,7 +219,7 @@ func (p *openPoint) tree(ctx context.Context, space uint8) (guestfs.Tree, error)
 // entered by: spaceView, or a volume's.
 func (pl *place) node(base uint8, id guestfs.ID) nodeID {
 	space, inner := base, id
-	if base == spaceView {
+	if base == spaceView && pl.p.Tree == nil {
 		var mount int
 		if mount, inner = pl.p.view.view.Split(id); mount < maxViewMounts {
 			space += uint8(mount)
@@ -236,7 +239,7 @@ func (pl *place) inode(n nodeID) (id guestfs.ID, ok bool) {
 	case n.ino()&internedBit != 0:
 		known, ok := pl.slot.interned.id(n.ino())
 		return known.ID, ok
-	case n.space() <= spaceViewLast:
+	case n.space() <= spaceViewLast && pl.p.Tree == nil:
 		return pl.p.view.view.Join(int(n.space()-spaceView), guestfs.ID{Ino: n.ino()}), true
 	}
 	return guestfs.ID{Ino: n.ino()}, true

@@ -37,6 +37,10 @@ type slot struct {
 	gone     chan struct{} // closed once the point no longer is what it was
 }
 
+// isTree reports whether the point is a directory tree, and its own directory
+// that tree's root.
+func (s *slot) isTree() bool { return s.point.Kind == restorepoint.KindTree }
+
 // stale reports whether the point has vanished from the source or changed there.
 func (s *slot) stale() bool {
 	select {

@@ -133,7 +133,7 @@ func (f *rawFS) listUpper(ctx context.Context, n nodeID, off uint64, l *lister) 
 		if !ok {
 			return nil
 		}
-		if out != nil {
+		if out != nil && (s == nil || !s.isTree()) { // a tree's has its own attributes: see lookupPoint
 			out.NodeId, out.Attr = uint64(e.id), attr
 			out.SetAttrTimeout(relistAfter)
 			out.SetEntryTimeout(relistAfter)
@@ -176,13 +176,13 @@ func (pl *place) listLayout(ctx context.Context, off uint64, l *lister) error {
 
 func (pl *place) listTree(ctx context.Context, off uint64, l *lister) error {
 	base := pl.base()
-	if !l.dots(off, pl.slot.inoBase|pl.slot.shownIno(pl.id)) {
+	if !l.dots(off, pl.slot.shownIno(pl.id)) {
 		return nil
 	}
 	var files []pushItem
 	err := pl.tree.ReadDir(ctx, pl.ino, resume(off), func(d guestfs.Dirent) bool {
 		n := pl.node(base, d.ID)
-		out, ok := l.add(d.Name, pl.slot.inoBase|pl.slot.shownIno(n), d.Type, d.Next+dotEntries)
+		out, ok := l.add(d.Name, pl.slot.shownIno(n), d.Type, d.Next+dotEntries)
 		if !ok {
 			return false
 		}

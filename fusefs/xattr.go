@@ -1,6 +1,10 @@
 package fusefs
 
 import (
+	"context"
+	"maps"
+	"slices"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -12,20 +16,39 @@ func (f *rawFS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 	f.stats.begin()
 	defer f.stats.end()
 	n := nodeID(h.NodeId)
-	if n.slot() == 0 || n.space() == spaceLayout {
-		return 0, fuse.ENODATA
-	}
-	ctx := request{cancel}
-	pl, err := f.locate(ctx, n)
-	if err != nil {
-		return 0, f.fail("getxattr", n, name, err)
-	}
-	defer pl.release()
-	v, err := pl.tree.Xattr(ctx, pl.ino, name)
+	v, err := f.xattr(request{cancel}, n, name)
 	if err != nil {
 		return 0, f.fail("getxattr", n, name, err)
 	}
 	return deliver(v, dest)
+}
+
+func (f *rawFS) xattr(ctx context.Context, n nodeID, name string) ([]byte, error) {
+	if n.slot() == 0 || n.space() == spaceLayout {
+		root, err := f.rootXattrs(ctx, n)
+		v, ok := root[name]
+		if err == nil && !ok {
+			err = guestfs.ErrNoXattr
+		}
+		return v, err
+	}
+	pl, err := f.locate(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	defer pl.release()
+	return pl.tree.Xattr(ctx, pl.ino, name)
+}
+
+// rootXattrs returns the extended attributes of a directory that no guest has:
+// none, but for a point that is a tree.
+func (f *rawFS) rootXattrs(ctx context.Context, n nodeID) (map[string][]byte, error) {
+	s := f.cat.slot(n.slot())
+	if s == nil || !s.isTree() {
+		return nil, nil
+	}
+	root, err := f.cat.src.Root(ctx, s.point)
+	return root.Xattrs, err
 }
 
 // ListXAttr implements fuse.RawFileSystem.
@@ -33,16 +56,7 @@ func (f *rawFS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte)
 	f.stats.begin()
 	defer f.stats.end()
 	n := nodeID(h.NodeId)
-	if n.slot() == 0 || n.space() == spaceLayout {
-		return 0, fuse.OK
-	}
-	ctx := request{cancel}
-	pl, err := f.locate(ctx, n)
-	if err != nil {
-		return 0, f.fail("listxattr", n, "", err)
-	}
-	defer pl.release()
-	names, err := pl.tree.ListXattr(ctx, pl.ino)
+	names, err := f.xattrNames(request{cancel}, n)
 	if err != nil {
 		return 0, f.fail("listxattr", n, "", err)
 	}
@@ -52,6 +66,19 @@ func (f *rawFS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte)
 		list = append(list, 0)
 	}
 	return deliver(list, dest)
+}
+
+func (f *rawFS) xattrNames(ctx context.Context, n nodeID) ([]string, error) {
+	if n.slot() == 0 || n.space() == spaceLayout {
+		root, err := f.rootXattrs(ctx, n)
+		return slices.Sorted(maps.Keys(root)), err
+	}
+	pl, err := f.locate(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	defer pl.release()
+	return pl.tree.ListXattr(ctx, pl.ino)
 }
 
 // deliver answers an xattr request: the size alone when the caller has no room

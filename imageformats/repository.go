@@ -22,6 +22,9 @@ type Repository interface {
 	// repository has changed so that the point is no longer what it was, the error
 	// matches origin.ErrChanged, and so do reads of the tree from then on.
 	OpenPoint(ctx context.Context, p RepositoryPoint) (guestfs.Tree, error)
+	// Root returns the attributes of the root of a point's tree, without the cost
+	// of opening the tree: a listing of all points shows them.
+	Root(ctx context.Context, p RepositoryPoint) (Root, error)
 	// Close closes the repository. Trees opened from it must be closed first.
 	Close() error
 }
@@ -45,6 +48,12 @@ type RepositoryPoint struct {
 	Problem string
 }
 
+// Root is what a tree's methods say of its root directory.
+type Root struct {
+	Attr   guestfs.Attr
+	Xattrs map[string][]byte // by name, as Tree.Xattr has them
+}
+
 // RepositoryOptions go to whoever opens a Repository.
 type RepositoryOptions struct {
 	// Spool keeps bytes that were derived from the repository; nil: in temporary
@@ -53,6 +62,8 @@ type RepositoryOptions struct {
 	// NumericIDs takes the owners' and ACLs' recorded numbers, instead of looking
 	// their names up on this host.
 	NumericIDs bool
+	// Location is the zone of dates that name none; nil: local.
+	Location *time.Location
 	// Logger receives warnings; never nil.
 	Logger *slog.Logger
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // Dir is a Folder on this host.
@@ -100,6 +101,9 @@ func (d *Dir) Stat(_ context.Context, name string) (Entry, error) {
 // Lstat implements Folder.
 func (d *Dir) Lstat(_ context.Context, name string) (Info, error) {
 	fi, err := d.root.Lstat(filepath.FromSlash(name))
+	if errors.Is(err, syscall.ENAMETOOLONG) {
+		err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	}
 	if err != nil {
 		return Info{}, err
 	}

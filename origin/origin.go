@@ -75,7 +75,9 @@ type Info struct {
 	UID, GID     uint32
 	Major, Minor uint32 // device number of a character or block device
 	Blocks       int64  // allocated units of 512 bytes
-	Atime        int64  // nanoseconds since 1970
+	// Times, also of years that nanoseconds in 64 bits can't hold, as those of
+	// Version can't.
+	Atime, Mtime, Ctime time.Time
 }
 
 // ErrChanged means that a file is no longer what it was when it was opened.
@@ -89,3 +91,13 @@ type Entry struct {
 	ModTime time.Time
 	Version Version
 }
+
+// XattrReader is a Folder that can read extended attributes, of symbolic links
+// themselves too. A file without the attribute is an error matching ErrNoXattr.
+type XattrReader interface {
+	ListXattr(ctx context.Context, name string) ([]string, error)
+	Xattr(ctx context.Context, name, attr string) ([]byte, error)
+}
+
+// ErrNoXattr means that a file doesn't have an extended attribute of that name.
+var ErrNoXattr = errors.New("no such extended attribute")

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +48,7 @@ func infoOf(fi fs.FileInfo) (Info, error) {
 	}
 	return Info{
 		Version: versionOf(fi), Mode: st.Mode, Nlink: uint32(st.Nlink), UID: st.Uid, GID: st.Gid,
-		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), Blocks: st.Blocks, Atime: st.Atim.Nano(),
+		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), Blocks: st.Blocks,
+		Atime: time.Unix(st.Atim.Unix()), Mtime: time.Unix(st.Mtim.Unix()), Ctime: time.Unix(st.Ctim.Unix()),
 	}, nil
 }

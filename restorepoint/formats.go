@@ -4,6 +4,7 @@ import (
 	"yester/guestfs"
 	"yester/guestfs/ext4"
 	"yester/imageformats"
+	"yester/imageformats/dated"
 	"yester/imageformats/raw"
 	"yester/imageformats/rdiff"
 	"yester/imageformats/vhd"
@@ -16,7 +17,7 @@ import (
 // place that knows every reader.
 var (
 	imageFormats = []imageformats.Format{vhd.Format, raw.Format}
-	repositories = []imageformats.RepositoryFormat{rdiff.Format}
+	repositories = []imageformats.RepositoryFormat{rdiff.Format, dated.Rsnapshot, dated.Folders}
 	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
 	filesystems  = []guestfs.Format{ext4.Format}
 )

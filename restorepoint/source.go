@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"yester/internal/nametime"
 	"yester/origin"
 )
 
@@ -291,8 +292,8 @@ func (s *Source) machineNames(images []*imageFile) map[*imageFile]string {
 func undatedDir(name string, loc *time.Location) string {
 	var parts []string
 	for _, part := range strings.Split(path.Dir(name), "/") {
-		if _, rest, _ := nameTime(part, loc); trimSeparators(rest) != "" {
-			parts = append(parts, trimSeparators(rest))
+		if _, rest, _ := nametime.Find(part, loc); nametime.Trim(rest) != "" {
+			parts = append(parts, nametime.Trim(rest))
 		}
 	}
 	if len(parts) == 0 {

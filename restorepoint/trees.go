@@ -90,7 +90,7 @@ func (t *treeRoot) list(ctx context.Context, s *Source) (imageformats.Repository
 	}
 	if t.repo == nil {
 		repo, err := t.format.Open(ctx, s.dir, t.dir, imageformats.RepositoryOptions{
-			Spool: s.opt.Spool, NumericIDs: s.opt.NumericIDs, Logger: s.opt.Logger.With("repository", t.dir),
+			Spool: s.opt.Spool, NumericIDs: s.opt.NumericIDs, Location: s.opt.Location, Logger: s.opt.Logger.With("repository", t.dir),
 		})
 		if err != nil {
 			return imageformats.RepositoryListing{}, err
@@ -132,6 +132,18 @@ func (s *Source) closeTrees() error {
 	}
 	s.trees = nil
 	return errors.Join(errs...)
+}
+
+// Root returns the root directory of a point of KindTree. It costs much less than
+// opening the point.
+func (s *Source) Root(ctx context.Context, p Point) (imageformats.Root, error) {
+	if p.Kind != KindTree {
+		return imageformats.Root{}, notFoundf("restore point %s of %s: a directory tree", p.ID, p.Machine)
+	}
+	if p.Problem != "" {
+		return imageformats.Root{}, &pointError{point: &p, err: errors.New(p.Problem)}
+	}
+	return p.tree.repo.Root(ctx, p.tree.point)
 }
 
 // open opens the point's tree.

@@ -94,6 +94,9 @@ func (g *globalFlags) export(ctx context.Context, f *exportFlags, source, out st
 	}
 	defer s.Close()
 	e := exported{Out: out, Format: format, Point: s.point.Point.ID, Machine: s.point.Point.Machine, Volume: g.volume}
+	if s.point.Tree != nil {
+		return errNoDisks(&s.point.Point)
+	}
 	var r block.Reader
 	if g.volume != "" {
 		v, err := s.point.Volume(ctx, g.volume)

@@ -62,7 +62,11 @@ type inspection struct {
 	Machine  string            `json:"machine"`
 	Time     string            `json:"time"`
 	TimeFrom string            `json:"time_from"`
-	Disks    []inspectedDisk   `json:"disks"`
+	Kind     restorepoint.Kind `json:"kind"`
+	Layout   string            `json:"layout"`
+	Name     string            `json:"name,omitempty"`
+	Tree     *guestfs.Info     `json:"tree,omitempty"`  // of a point without disks
+	Disks    []inspectedDisk   `json:"disks,omitempty"` // of a point that has disks
 	OS       *guestview.OS     `json:"os,omitempty"`
 	Mounts   []guestview.Mount `json:"mounts,omitempty"` // of the guest view; none without a root filesystem
 	Warnings []string          `json:"warnings,omitempty"`
@@ -104,6 +108,13 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 	in := &inspection{
 		Source: s.src.Location(), Point: p.ID, Machine: p.Machine,
 		Time: g.showTime(p.Time), TimeFrom: string(p.TimeFrom),
+	}
+	in.Kind, in.Layout, in.Name = p.Kind, p.Layout, p.Name
+	if s.point.Tree != nil {
+		info := s.point.Tree.Info()
+		in.Tree = &info
+		t.ok++
+		return in, nil
 	}
 	images, err := imagesByFile(ctx, s.src)
 	if err != nil {
@@ -201,6 +212,16 @@ func (g *globalFlags) inspectGuest(ctx context.Context, s *session, in *inspecti
 
 func (g *globalFlags) printInspection(out io.Writer, in *inspection) {
 	fmt.Fprintf(out, "Restore point %s of %s (%s, by its %s)\n", in.Point, printable(in.Machine), in.Time, in.TimeFrom)
+	if in.Tree != nil {
+		fmt.Fprintf(out, "\nA directory tree, found as %s", in.Layout)
+		if in.Name != "" {
+			fmt.Fprintf(out, ", called %s", printable(in.Name))
+		}
+		fmt.Fprintln(out)
+		if in.Tree.Files > 0 {
+			fmt.Fprintf(out, "%d files and directories\n", in.Tree.Files)
+		}
+	}
 	for i := range in.Disks {
 		fmt.Fprintln(out)
 		g.printDisk(out, &in.Disks[i])

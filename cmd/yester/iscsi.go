@@ -174,6 +174,9 @@ func (g *globalFlags) firstTargets(ctx context.Context, t *targetSet) error {
 		if err != nil {
 			return err
 		}
+		if p.Kind == restorepoint.KindTree {
+			return errNoDisks(&p)
+		}
 		t.only, points = p.ID, []restorepoint.Point{p}
 		if err := checkDisks(p, t.disks); err != nil {
 			return err

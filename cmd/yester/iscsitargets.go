@@ -133,6 +133,9 @@ const sectorSize = 512
 
 // add makes a target of a point.
 func (t *targetSet) add(p restorepoint.Point, old *restorepoint.Opened) error {
+	if p.Kind == restorepoint.KindTree {
+		return errNoDisks(&p)
+	}
 	s := &servedPoint{iqn: targetName(p.Machine, p.ID), point: p, opener: newOpener(t.src, p, old, t.counts), used: time.Now()}
 	var luns []iscsi.LUN
 	for i, d := range p.Disks {

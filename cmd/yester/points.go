@@ -78,6 +78,17 @@ func (g *globalFlags) printPoints(points []restorepoint.Point) error {
 	}
 	fmt.Fprintln(w, strings.Join(head, "\t"))
 	for _, p := range points {
+		if p.Kind == restorepoint.KindTree {
+			row := []string{p.ID}
+			if g.local {
+				row = append(row, g.showTime(p.Time))
+			}
+			row = append(row, shownName(p.Machine, quote), p.Layout, "-", "-", shownName(orDash(p.Name), quote))
+			if problems {
+				row = append(row, shownName(p.Problem, quote))
+			}
+			fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
+		}
 		for i, d := range p.Disks {
 			row := []string{p.ID}
 			if i > 0 {

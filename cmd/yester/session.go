@@ -168,9 +168,14 @@ func (g *globalFlags) openTree(ctx context.Context, location string) (*session, 
 	if err != nil {
 		return nil, err
 	}
-	if g.volume != "" {
+	switch {
+	case g.volume != "" && s.point.Tree != nil:
+		err = errNoDisks(&s.point.Point)
+	case g.volume != "":
 		s.tree, err = volumeTree(ctx, s.point, g.volume)
-	} else {
+	case s.point.Tree != nil:
+		s.tree = s.point.Tree
+	default:
 		var view *guestview.View
 		if view, err = s.point.GuestView(ctx); err == nil {
 			s.tree = view
@@ -187,6 +192,12 @@ func (g *globalFlags) openTree(ctx context.Context, location string) (*session, 
 		return nil, err
 	}
 	return s, nil
+}
+
+// errNoDisks is what a command for disks says of a point that is a directory tree.
+func errNoDisks(p *restorepoint.Point) error {
+	return &codedError{msg: fmt.Sprintf("restore point %s of %s is a directory tree (%s), without disks or volumes", p.ID, p.Machine, p.Layout),
+		hint: "ls, stat, cat, cp and mount show its files", code: exitcode.Usage}
 }
 
 func volumeTree(ctx context.Context, p *restorepoint.Opened, name string) (guestfs.Tree, error) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"yester/imageformats"
 	"yester/imageformats/rdiff/delta"
@@ -30,6 +31,7 @@ type content struct {
 	r        block.Reader
 	check    []origin.File  // whose version is no longer asked for on each read
 	digest   *[20]byte      // nil: none recorded
+	lent     atomic.Bool    // where it lies in host files was told
 	verified atomic.Bool    // the whole content was compared with digest
 	mirror   bool           // it is the mirror's own file
 	sources  []string       // the files that it is made of, the base first
@@ -426,13 +428,25 @@ var opened atomic.Int64
 // more are looked for.
 const maxOpened = 1024
 
+// lentTime is for how long the files of a content stay open that nobody reads any
+// more, but whose places were told: whoever was told reads there at once, without
+// holding on to the content.
+const lentTime = 5 * time.Second
+
 // own makes the garbage collector close c when nobody reads it any more: a Tree's
 // Open gives nothing to be closed.
 func own(c *content) *shared {
 	s := &shared{content: c}
 	runtime.AddCleanup(s, func(c *content) {
-		c.close()
 		opened.Add(-1)
+		switch {
+		case !c.lent.Load():
+			c.close()
+		case c.composed != nil:
+			time.AfterFunc(lentTime, c.close)
+		default:
+			// The host's file closes itself when nobody knows it any more.
+		}
 	}, c)
 	if opened.Add(1)%maxOpened == 0 {
 		runtime.GC()

@@ -121,11 +121,10 @@ func (s *state) overlay(patch []ref, k int) []ref {
 
 // node is a path of a point. Its number is its place in the order of paths.
 type node struct {
-	rec     ref
-	parent  uint32
-	first   uint32 // of a directory: where its entries are in index.children
-	n       uint32 // and how many
-	subdirs uint32
+	rec    ref
+	parent uint32
+	first  uint32 // of a directory: where its entries are in index.children
+	n      uint32 // and how many
 }
 
 // index is the tree of a point.
@@ -150,30 +149,26 @@ func newIndex(s *state) (*index, error) {
 	x := &index{state: newState(append(append([]*table(nil), s.tables...), extra)), nodes: make([]node, 0, len(refs)+1)}
 	extraBase := x.base[len(x.base)-1]
 	var stack []uint32 // directories down to where we are
-	push := func(rec ref, mode uint32) (uint32, error) {
+	push := func(rec ref, mode uint32) error {
 		i := uint32(len(x.nodes))
 		if i >= maxRecords {
-			return 0, ondisk.Corruptf(format, "metadata", -1, "more than %d paths", maxRecords)
+			return ondisk.Corruptf(format, "metadata", -1, "more than %d paths", maxRecords)
 		}
 		parent := uint32(0)
 		if len(stack) > 0 {
 			parent = stack[len(stack)-1]
 			x.nodes[parent].n++
-			if mode&guestfs.ModeType == guestfs.ModeDir {
-				x.nodes[parent].subdirs++
-			}
 		}
 		x.nodes = append(x.nodes, node{rec: rec, parent: parent})
 		if mode&guestfs.ModeType == guestfs.ModeDir {
 			stack = append(stack, i)
 		}
-		return i, nil
+		return nil
 	}
 	imply := func(path []byte) error {
 		x.implied++
 		extra.add(&fields{path: path, mode: guestfs.ModeDir | 0o700, set: hasType | hasPerms})
-		_, err := push(extraBase+uint32(extra.records.n-1), guestfs.ModeDir)
-		return err
+		return push(extraBase+uint32(extra.records.n-1), guestfs.ModeDir)
 	}
 	if len(refs) == 0 || len(x.path(refs[0])) != 0 {
 		if err := imply(nil); err != nil {
@@ -206,8 +201,7 @@ func newIndex(s *state) (*index, error) {
 				at += n + 1
 			}
 		}
-		i, err := push(rf, rec.mode)
-		if err != nil {
+		if err := push(rf, rec.mode); err != nil {
 			return nil, err
 		}
 		if rec.mode&guestfs.ModeType != guestfs.ModeDir {
@@ -216,7 +210,6 @@ func newIndex(s *state) (*index, error) {
 		if rec.mode&guestfs.ModeType == guestfs.ModeRegular && rec.size > 0 {
 			x.size += rec.size
 		}
-		_ = i
 	}
 	x.link()
 	x.join()

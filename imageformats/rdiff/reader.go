@@ -125,5 +125,8 @@ func (r *reader) Extent(ctx context.Context, off, n int64) (block.Extent, error)
 	if !s.mirror && s.digest != nil && !s.verified.Load() {
 		return block.Extent{Len: e.Len}, nil
 	}
+	if e.File != nil {
+		s.lent.Store(true)
+	}
 	return e, nil
 }

@@ -111,16 +111,12 @@ const dirSize = 4096
 
 // attr returns the attributes of a node.
 func (x *index) attr(n uint32, who *owners) guestfs.Attr {
-	nd := &x.nodes[n]
-	rec, t := x.rec(nd.rec)
-	a := recordAttr(rec, t, who)
-	if a.IsDir() {
-		a.Nlink = 2 + nd.subdirs
-	}
-	return a
+	rec, t := x.rec(x.nodes[n].rec)
+	return recordAttr(rec, t, who)
 }
 
-// recordAttr returns the attributes that a record tells.
+// recordAttr returns the attributes that a record tells. Directories have one link,
+// which means that their subdirectories aren't counted.
 func recordAttr(rec *record, t *table, who *owners) guestfs.Attr {
 	o := &t.owners[rec.owner]
 	mtime := guestfs.Time{Sec: rec.mtime}
@@ -138,7 +134,7 @@ func recordAttr(rec *record, t *table, who *owners) guestfs.Attr {
 	case guestfs.ModeSymlink:
 		a.Size = rec.size & 0xffff
 	case guestfs.ModeDir:
-		a.Size, a.Nlink = dirSize, 2
+		a.Size = dirSize
 	case guestfs.ModeChar, guestfs.ModeBlock:
 		a.Major, a.Minor = uint32(rec.size>>32), uint32(rec.size)
 	}

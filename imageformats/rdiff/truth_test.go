@@ -2,6 +2,7 @@ package rdiff
 
 import (
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"yester/imageformats"
@@ -31,6 +32,7 @@ func TestTruth(t *testing.T) {
 			}
 			for i, p := range tr.Points {
 				tree := openPoint(t, r, p.Time)
+				checkRoot(t, r, list.Points[i], tree)
 				treetest.Compare(t, tree, p.manifest(tr.Hardlinks))
 				if i == 0 || i == len(tr.Points)-1 {
 					treetest.Check(t, tree, treetest.Options{})
@@ -40,5 +42,21 @@ func TestTruth(t *testing.T) {
 				t.Error("the repository was changed by reading it")
 			}
 		})
+	}
+}
+
+// checkRoot compares what is told of a root without opening the tree.
+func checkRoot(t *testing.T, r *Repository, p imageformats.RepositoryPoint, tree *Tree) {
+	t.Helper()
+	root, err := r.Root(t.Context(), p)
+	if err != nil {
+		t.Error(err)
+	}
+	want, err := r.rootOf(t.Context(), p)
+	if err != nil || !reflect.DeepEqual(root, want) {
+		t.Errorf("root %+v, of the tree %+v (error: %v)", root, want, err)
+	}
+	if a, err := tree.Attr(t.Context(), tree.Root()); err != nil || a != root.Attr {
+		t.Errorf("root %+v, of the tree %+v (error: %v)", root.Attr, a, err)
 	}
 }
