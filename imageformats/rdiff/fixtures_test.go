@@ -32,7 +32,7 @@ func fixtures(t testing.TB) string {
 		}
 		made.temporary = true
 		// The system's Python is the one that rdiff-backup and its modules are for.
-		cmd := exec.Command("/usr/bin/python3", "../../testdata/rdiff/make.py", made.dir)
+		cmd := exec.Command("/usr/bin/python3", "-B", "../../testdata/rdiff/make.py", made.dir)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			made.err = fmt.Errorf("make.py: %w\n%s", err, out)
 		}

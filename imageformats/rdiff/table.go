@@ -20,7 +20,7 @@ const chunkBits = 12 // 4096 elements a part
 
 func (c *chunked[T]) add(v T) int {
 	if c.n>>chunkBits == len(c.parts) {
-		c.parts = append(c.parts, nil)
+		c.parts = append(c.parts, make([]T, 0, min(c.n, 1<<chunkBits)))
 	}
 	last := &c.parts[len(c.parts)-1]
 	*last = append(*last, v)
@@ -40,7 +40,7 @@ const textBits = 20 // 1 MiB a part
 // add keeps s, which is no longer than maxPath, and returns where.
 func (t *text) add(s []byte) uint32 {
 	if len(t.parts) == 0 || len(t.parts[len(t.parts)-1])+len(s) > 1<<textBits {
-		t.parts = append(t.parts, nil)
+		t.parts = append(t.parts, make([]byte, 0, min(len(t.parts), 1)<<textBits))
 	}
 	i := len(t.parts) - 1
 	at := uint32(i)<<textBits | uint32(len(t.parts[i]))
