@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
+
+	"yester/origin"
 )
 
 // stampTree sums up names, sizes and times of all that is in dir.
@@ -31,3 +34,5 @@ func stampTree(t testing.TB, dir string) string {
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
+
+func versionAt(t time.Time) origin.Version { return origin.Version{Mtime: t.UnixNano()} }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"yester/guestfs"
 	"yester/imageformats"
@@ -178,6 +179,7 @@ func TestSessionsMeanwhile(t *testing.T) {
 				mu.Lock()
 				good, changed = good+a, changed+b
 				mu.Unlock()
+				time.Sleep(5 * time.Millisecond) // the sessions want to get on
 			}
 		})
 	}

@@ -178,7 +178,7 @@ type safeDirs struct {
 }
 
 func (s *safeDirs) check(ctx context.Context, folder origin.Folder, root, dir string) error {
-	if dir == root || dir == "." || len(dir) <= len(root) {
+	if dir == root || dir == "." {
 		return nil
 	}
 	if _, ok := s.known.Load(dir); ok {
