@@ -132,10 +132,8 @@ func (l *listing) read(entries []origin.DirEntry) {
 		file := sessionFile{name: e.Name, kind: inc.kind, gzip: inc.gzip}
 		switch inc.base {
 		case markerPrefix:
-			if inc.kind == kindData {
-				markers = append(markers, inc.time)
-				get(&inc)
-			}
+			markers = append(markers, inc.time) // .data, as a rule
+			get(&inc)
 		case metaPrefix:
 			s := get(&inc)
 			s.put(&s.meta, file)
