@@ -9,7 +9,7 @@ test="$demo qemu-utils:qemu-img qemu-system-common:qemu-storage-daemon fdisk:sfd
  xfsprogs:mkfs.xfs dosfstools:mkfs.vfat exfatprogs:mkfs.exfat ntfs-3g:mkntfs parted:parted util-linux:partx
  libvhdi-utils:vhdimount psmisc:fuser tzdata:-/usr/share/zoneinfo/Europe/Berlin libiscsi-bin:iscsi-test-cu
  qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
- qemu-system-x86:qemu-system-x86_64 cpio:cpio cryptsetup-bin:cryptsetup rsync:rsync rsnapshot:rsnapshot btrfs-progs:mkfs.btrfs python3:python3
+ qemu-system-x86:qemu-system-x86_64 cpio:cpio cryptsetup-bin:cryptsetup rsync:rsync rsnapshot:rsnapshot btrfs-progs:mkfs.btrfs python3:python3 rdiff:rdiff
  rdiff-backup:rdiff-backup python3-pyxattr:-/usr/share/doc/python3-pyxattr/copyright python3-pylibacl:-/usr/share/doc/python3-pylibacl/copyright"
 
 case "${1:-}" in

@@ -3,7 +3,6 @@ package delta
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 
@@ -37,15 +36,18 @@ type composer struct {
 	window []byte // for uncompressed deltas; made when there is one
 }
 
-func newComposer(ctx context.Context, base Source, deltas []Source, opt Options) *composer {
-	return &composer{ctx: ctx, base: base, deltas: deltas, opt: opt}
+// compose is Compose without a way out: when there are too many segments, it
+// returns errManySegments and the index of the delta at which there were.
+func compose(ctx context.Context, base Source, deltas []Source, opt Options) (*Content, int, error) {
+	c := composer{ctx: ctx, base: base, deltas: deltas, opt: opt}
+	content, err := c.run()
+	return content, c.at, err
 }
 
-// run returns the content, or errManySegments with c.at the delta at which there
-// were too many. Nothing is left open on failure.
+// run returns the content. Nothing is left open on failure.
 func (c *composer) run() (content *Content, err error) {
 	c.ahead = newAhead(c.ctx, c.deltas)
-	c.lits = newSink(c.ctx, c.opt.Spool, deriveKey("literals", c.deltas...))
+	c.lits = newSink(c.ctx, c.opt.Spool, deriveKey("literals", c.deltas...), "literals of "+c.name())
 	c.files = make([]File, fromFiles)
 	defer func() {
 		c.ahead.close()
@@ -59,12 +61,12 @@ func (c *composer) run() (content *Content, err error) {
 			}
 		}
 	}()
-	list, r, err := c.compose()
+	list, r, err := c.trace()
 	if err != nil {
 		return nil, err
 	}
 	if c.files[fromLiterals], err = c.lits.finish(); err != nil {
-		return nil, fmt.Errorf("%s: literals of %s: %w", format, c.name(), err)
+		return nil, err
 	}
 	if len(c.deltas) == 0 || len(needed(list)) > 0 {
 		base, err := c.openBase()
@@ -111,9 +113,9 @@ func (r reach) check(size int64, from string) error {
 	return ondisk.Corruptf(format, r.source+": COPY command", r.at, "copies up to %#x, but %s yields %#x bytes", r.end, from, size)
 }
 
-// compose returns the list of the wanted version over the base, and how far that
+// trace returns the list of the wanted version over the base, and how far that
 // is reached into.
-func (c *composer) compose() (list []segment, r reach, err error) {
+func (c *composer) trace() (list []segment, r reach, err error) {
 	live := []span{{0, math.MaxInt64}}
 	for c.at = len(c.deltas) - 1; c.at >= 0; c.at-- {
 		s := &c.deltas[c.at]
@@ -130,7 +132,7 @@ func (c *composer) compose() (list []segment, r reach, err error) {
 		r = lowerReach
 		if c.at == len(c.deltas)-1 {
 			list = lower
-		} else if list, err = compose(list, lower, c.opt.maxSegments); err != nil {
+		} else if list, err = substitute(list, lower, c.opt.maxSegments); err != nil {
 			return nil, r, c.wrap(err)
 		}
 		if live = needed(list); len(live) == 0 {

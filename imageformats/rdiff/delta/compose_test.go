@@ -40,9 +40,9 @@ func synthetic(rng *rand.Rand, count, limit int) (versions, deltas [][]byte) {
 // all the ways in which they can be kept, and counts files left open.
 func TestSynthetic(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 120 {
+	for range 80 {
 		var l ledger
-		versions, deltas := synthetic(rng, rng.IntN(12), 200_000)
+		versions, deltas := synthetic(rng, rng.IntN(12), 130_000)
 		base := l.source("base", versions[0], rng.IntN(4) == 0)
 		var sources []Source
 		for i, d := range deltas {
@@ -73,10 +73,10 @@ func TestSynthetic(t *testing.T) {
 func TestReader(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 4))
 	dir := t.TempDir()
-	b := random(rng, 3<<20)
+	b := random(rng, 6<<18)
 	e := newEncoder(nil)
 	for off := int64(0); off < int64(len(b)); off += 256 << 10 {
-		e.copy(int64(len(b))-off-200_000, 200_000).literal(random(rng, 170_000))
+		e.copy(int64(len(b))-off-150_000, 150_000).literal(random(rng, 180_000))
 	}
 	d := e.end()
 	want, err := patch(b, d)
@@ -97,7 +97,7 @@ func TestReader(t *testing.T) {
 			t.Run(filepath.Base(base)+","+filepath.Base(diff), func(t *testing.T) {
 				c := must(t, onHost(base, int64(len(b))), []Source{onHost(diff, int64(len(want)))}, Options{})
 				check(t, c, want)
-				readertest.Run(t, c, readertest.Bytes(want), 200_000, 370_000)
+				readertest.Run(t, c, readertest.Bytes(want), 150_000, 330_000)
 				for off := int64(0); off < c.Size(); {
 					x, err := block.ExtentAt(t.Context(), c, off, c.Size())
 					if err != nil || x.File == nil {

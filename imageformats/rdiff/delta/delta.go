@@ -45,7 +45,8 @@ type Source struct {
 	Key  string // changes when the stored bytes do (path and origin.Version); empty: derived bytes aren't shared
 
 	// Open opens the stored file, for one reader, who closes it. It is called only
-	// when the file is needed or about to be, from more than one goroutine.
+	// when the file is needed or about to be, from more than one goroutine; a chain
+	// that must be written out opens its files again. What it returns outlives ctx.
 	Open func(ctx context.Context) (File, error)
 }
 
@@ -102,15 +103,12 @@ func (o Options) withLimits(base *Source, deltas []Source) Options {
 // whose size isn't its Source's.
 func Compose(ctx context.Context, base Source, deltas []Source, opt Options) (*Content, error) {
 	opt = opt.withLimits(&base, deltas)
-	c := newComposer(ctx, base, deltas, opt)
-	content, err := c.run()
+	content, k, err := compose(ctx, base, deltas, opt)
 	if !errors.Is(err, errManySegments) {
 		return content, err
 	}
-	// What c.at yields is too fragmented to be seen through: it is written out, and
-	// the older deltas, which were composed without trouble, lie over that.
-	k := c.at
-	c = nil // its lists are the memory that is to be bounded
+	// What deltas[k] yields is too fragmented to be seen through: it is written out,
+	// and the older deltas, which were composed without trouble, lie over that.
 	made, err := apply(ctx, base, deltas[:k], deltas[k], opt)
 	if err != nil {
 		return nil, err

@@ -94,7 +94,14 @@ func (l *ledger) none(t testing.TB) {
 
 func pack(b []byte) []byte {
 	var z bytes.Buffer
-	w := gzip.NewWriter(&z)
+	level := gzip.DefaultCompression
+	if len(b) > 100_000 {
+		level = gzip.BestSpeed
+	}
+	w, err := gzip.NewWriterLevel(&z, level)
+	if err != nil {
+		panic(err) // no such level
+	}
 	w.Write(b)
 	w.Close()
 	return z.Bytes()
@@ -317,9 +324,9 @@ func gunzipAll(b []byte) ([]byte, error) {
 }
 
 func random(rng *rand.Rand, n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(rng.Uint32())
+	b := make([]byte, n+7)
+	for i := 0; i < n; i += 8 {
+		binary.NativeEndian.PutUint64(b[i:i+8:i+8], rng.Uint64())
 	}
-	return b
+	return b[:n:n]
 }

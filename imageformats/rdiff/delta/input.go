@@ -65,28 +65,48 @@ type gunzip struct {
 func newGunzip(ctx context.Context, name string, f block.Reader) (*gunzip, error) {
 	g := &gunzip{name: name, raw: serial{ctx: ctx, f: f}, d: decompressors.Get().(*decompressor)}
 	g.d.buf.Reset(&g.raw)
-	if err := g.d.z.Reset(g.d.buf); err != nil {
-		if err == io.EOF { // an empty file
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, errors.Join(g.fail(err), g.Close())
+	if err := g.member(); err != nil {
+		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
 }
 
-// Read implements io.Reader; it fills p unless the end comes first.
-func (g *gunzip) Read(p []byte) (int, error) {
-	n, err := io.ReadFull(&g.d.z, p)
-	switch {
-	case err == nil:
-		return n, nil
-	case err == io.EOF && g.raw.err == nil:
-		return 0, io.EOF
-	case err == io.ErrUnexpectedEOF && g.raw.err == nil && n > 0:
-		// Either the end of the whole, or a file that is cut off: the next Read says.
-		return n, nil
+// member begins a member, which must be there. The library goes from member to
+// member by itself, but takes a header cut off within its name for the file's end.
+func (g *gunzip) member() error {
+	err := g.d.z.Reset(g.d.buf)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
 	}
-	return 0, g.fail(err)
+	if err != nil {
+		return g.fail(err)
+	}
+	g.d.z.Multistream(false)
+	return nil
+}
+
+// Read implements io.Reader; it fills p unless the end comes first.
+func (g *gunzip) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		k, err := g.d.z.Read(p[n:])
+		n += k
+		if err == nil {
+			continue
+		}
+		if err != io.EOF {
+			return 0, g.fail(err)
+		}
+		if _, err := g.d.buf.Peek(1); err == io.EOF {
+			if n == 0 {
+				return 0, io.EOF
+			}
+			return n, nil // the next call finds the end again
+		}
+		if err := g.member(); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
 }
 
 // fail names the file, and tells damage from a file that can't be read.

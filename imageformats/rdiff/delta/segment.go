@@ -65,9 +65,9 @@ func find(list []segment, off int64) int {
 // mistake is an error and not wrong bytes.
 var errUncovered = errors.New("a copied range isn't in the version it is copied from")
 
-// compose replaces what upper takes from the version below by where lower, that
+// substitute replaces what upper takes from the version below by where lower, that
 // version's own list, says it lies.
-func compose(upper, lower []segment, limit int) ([]segment, error) {
+func substitute(upper, lower []segment, limit int) ([]segment, error) {
 	out := segments{max: limit, list: make([]segment, 0, min(len(upper)+len(lower)/2, limit))}
 	i := 0
 	for _, s := range upper {

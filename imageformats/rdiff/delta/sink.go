@@ -22,10 +22,12 @@ type sink struct {
 	ctx   context.Context
 	spool Spooler
 	key   string
+	what  string // for messages
 	n     int64  // bytes written
 	mem   []byte // those that aren't in pieces yet
 
 	pieces chan []byte   // to the spooled file; nil while all is in memory
+	free   chan []byte   // written ones, to be filled again
 	done   chan struct{} // closed once Spool has returned file and err
 	file   File
 	err    error
@@ -33,11 +35,11 @@ type sink struct {
 	closed bool  // pieces is
 }
 
-func newSink(ctx context.Context, spool Spooler, key string) *sink {
+func newSink(ctx context.Context, spool Spooler, key, what string) *sink {
 	if spool == nil || key == "" {
 		spool = unlinked{}
 	}
-	return &sink{ctx: ctx, spool: spool, key: key}
+	return &sink{ctx: ctx, spool: spool, key: key, what: what}
 }
 
 // write takes a copy of p.
@@ -64,12 +66,15 @@ func (s *sink) write(p []byte) error {
 
 // spill begins the spooled file.
 func (s *sink) spill() {
-	s.pieces, s.done = make(chan []byte, 2), make(chan struct{})
+	s.pieces, s.free, s.done = make(chan []byte, 2), make(chan []byte, 4), make(chan struct{})
 	go func() {
 		defer close(s.done)
 		s.file, s.err = s.spool.Spool(s.ctx, s.key, s.fill)
 		if s.err == nil && s.file == nil {
 			s.err = errors.New("the spooler returned no file")
+		}
+		if s.err != nil {
+			s.err = fmt.Errorf("%s: %s: %w", format, s.what, s.err)
 		}
 	}()
 }
@@ -85,6 +90,10 @@ func (s *sink) fill(w io.Writer) error {
 			if _, err := w.Write(b); err != nil {
 				return err
 			}
+			select {
+			case s.free <- b[:0]:
+			default:
+			}
 		case <-s.ctx.Done():
 			return s.ctx.Err()
 		}
@@ -96,10 +105,14 @@ func (s *sink) fill(w io.Writer) error {
 func (s *sink) flush() error {
 	select {
 	case s.pieces <- s.mem:
-		s.mem = make([]byte, 0, pieceSize)
 	case <-s.done:
 		s.mem = s.mem[:0]
 		return s.err
+	}
+	select {
+	case s.mem = <-s.free:
+	default:
+		s.mem = make([]byte, 0, pieceSize)
 	}
 	return nil
 }
@@ -138,7 +151,7 @@ func (s *sink) finish() (File, error) {
 	s.file = nil
 	if f.Size() != s.n {
 		f.Close()
-		return nil, fmt.Errorf("the spooled file is %d bytes long, not %d: %w", f.Size(), s.n, ondisk.ErrCorrupt)
+		return nil, ondisk.Corruptf(format, s.what, -1, "the spooled file is %d bytes long, not %d", f.Size(), s.n)
 	}
 	return f, nil
 }

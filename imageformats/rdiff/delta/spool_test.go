@@ -16,12 +16,12 @@ import (
 // large makes a chain with literals and a snapshot that are too large for memory.
 func large(l *ledger) (base Source, deltas []Source, want []byte) {
 	rng := rand.New(rand.NewPCG(8, 8))
-	want = random(rng, 2<<20)
+	want = random(rng, 1_200_000)
 	base = l.source("base.snapshot", want, true)
 	base.Key = "base"
 	for i := range 4 {
-		p := random(rng, 700_000)
-		d := newEncoder(nil).copy(0, 300_000).literal(p).copy(500_000, int64(len(want))-500_000).end()
+		p := random(rng, 300_000)
+		d := newEncoder(nil).copy(0, 300_000).literal(p).copy(300_000, int64(len(want))-300_000).end()
 		want, _ = patch(want, d)
 		s := l.source(fmt.Sprint("diff", i), d, true)
 		s.Key, s.Size = s.Name, int64(len(want))
@@ -57,7 +57,7 @@ func TestSpool(t *testing.T) {
 		sp := &spool{dir: t.TempDir()}
 		base, deltas, _ := large(&l)
 		var wg sync.WaitGroup
-		for range 6 {
+		for range 4 {
 			wg.Go(func() {
 				c, err := Compose(t.Context(), base, deltas, Options{Spool: sp})
 				if err != nil {
@@ -91,7 +91,7 @@ func TestSpoolKept(t *testing.T) {
 	packed[len(packed)-6] ^= 1
 	base = l.stored("badbase.gz", packed, true)
 	base.Key = "badbase"
-	for _, size := range []int64{-1, 2 << 20} {
+	for _, size := range []int64{-1, 1_200_000} {
 		base.Size = size
 		_, err = Compose(t.Context(), base, nil, Options{Spool: sp})
 		wantCorrupt(t, err, "badbase.gz", "checksum")
