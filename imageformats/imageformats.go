@@ -25,6 +25,20 @@ type Image interface {
 	io.Closer
 }
 
+// Hasher is an Image whose container stores digests of the whole disk: what a
+// check of all its bytes is to be compared with.
+type Hasher interface {
+	// Hashes returns the stored digests; nil for those that there are none of.
+	Hashes() (md5, sha1 []byte)
+}
+
+// Digests are those of a Hasher, in lower-case hexadecimal; empty for those that
+// there are none of.
+type Digests struct {
+	MD5  string `json:"md5,omitempty"`
+	SHA1 string `json:"sha1,omitempty"`
+}
+
 // Info is what a container's headers say, read without its data or its parent.
 type Info struct {
 	Format     string    `json:"format"`               // "vhd", "raw", …
@@ -43,6 +57,7 @@ type Info struct {
 	// Snapshots are the states that the image holds beside its active one, oldest
 	// first.
 	Snapshots []Snapshot `json:"snapshots,omitempty"`
+	Digests   *Digests   `json:"digests,omitempty"`  // of the whole disk, as the container stores them; nil when it has none
 	Warnings  []string   `json:"warnings,omitempty"` // damage that a second copy made good, a dirty log, …
 }
 
@@ -59,11 +74,15 @@ type Snapshot struct {
 // Parent is what a differencing image says of its parent. Everything in it comes
 // from the image and is not to be trusted as a path.
 type Parent struct {
-	ID       string    `json:"id,omitempty"`       // must equal the parent's Info.ID; empty when the format has none
-	AltID    string    `json:"alt_id,omitempty"`   // will do as well as ID, where the format has two
+	ID    string `json:"id,omitempty"`     // must equal the parent's Info.ID; empty when the format has none
+	AltID string `json:"alt_id,omitempty"` // will do as well as ID, where the format has two
+	// IDShared says that the ID tells contents, not images: clones have the same,
+	// and writing to an image changes it (VMDK). The parent is the one that the
+	// names lead to, and the ID only proves it.
+	IDShared bool      `json:"-"`
 	Format   string    `json:"format,omitempty"`   // the parent's container, where the child says it ("raw")
 	Modified time.Time `json:"modified,omitzero"`  // the parent's time stamp when the child was made
-	Name     string    `json:"name,omitempty"`     // file name, without a directory
+	Name     string    `json:"name,omitempty"`     // file name; of formats without ids and locators, the path as stored
 	Locators []Locator `json:"locators,omitempty"` // in the order of preference
 }
 
@@ -92,7 +111,8 @@ type OpenOptions struct {
 	// ParentModTime is the parent file's modification time; zero when unknown.
 	ParentModTime time.Time
 	// AllowChangedParent turns the error about a parent with the right id but a
-	// changed time stamp into a warning.
+	// changed time stamp into a warning; where the id itself changes with what is
+	// on the disk (VHDX), that about a wrong id.
 	AllowChangedParent bool
 	// Logger receives warnings; never nil when passed through Open.
 	Logger *slog.Logger
@@ -109,6 +129,17 @@ type Format struct {
 	Open func(ctx context.Context, file block.Reader, opt OpenOptions) (Image, error)
 }
 
+// ErrPart is matched by the error of a Probe about a file that holds a part of a
+// disk and says so, but can't be opened without the file that names it: a VMDK
+// extent without its descriptor, a segment that isn't the first. No other format
+// is asked then. It matches ondisk.ErrFormat: such a file is no image, nor damage.
+var ErrPart error = partError{}
+
+type partError struct{}
+
+func (partError) Error() string        { return "part of a disk" }
+func (partError) Is(target error) bool { return target == ondisk.ErrFormat }
+
 // Probe recognises file by its content with the first of formats that knows it;
 // an error matching ondisk.ErrFormat when none does, and ondisk.ErrUnsupported when
 // it is a disk image of another kind.
@@ -118,7 +149,7 @@ func Probe(ctx context.Context, file block.Reader, formats ...Format) (Format, I
 		if err == nil {
 			return f, info, nil
 		}
-		if !errors.Is(err, ondisk.ErrFormat) {
+		if !errors.Is(err, ondisk.ErrFormat) || errors.Is(err, ErrPart) {
 			return f, Info{}, err
 		}
 	}

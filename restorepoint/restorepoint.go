@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"time"
 
+	"yester/cache"
 	"yester/guestfs"
 	"yester/imageformats"
 	"yester/origin"
@@ -24,6 +25,10 @@ const (
 	FromMtime  TimeFrom = "mtime"  // the file's modification time
 	// FromCatalogue: what the backup itself keeps in its own catalogue or names.
 	FromCatalogue TimeFrom = "catalogue"
+
+	// FromSnapshot: the time that an image notes of a snapshot inside it, which
+	// comes before all others.
+	FromSnapshot TimeFrom = "snapshot"
 )
 
 // Kind says what a point holds.
@@ -72,6 +77,9 @@ type Disk struct {
 	// chain, relative to the source.
 	Files []string `json:"files"`
 	Bytes int64    `json:"bytes"` // host bytes of Files[0], with all its parts
+	// Snapshot is the ID of the snapshot inside Files[0] that the disk is the state
+	// of, the only one in Info.Snapshots then; empty for the image's active state.
+	Snapshot string `json:"snapshot,omitempty"`
 
 	image *imageFile
 }
@@ -86,6 +94,9 @@ type Options struct {
 	Location *time.Location
 	// Spool keeps bytes that are dear to make; nil: in temporary files.
 	Spool imageformats.Spooler
+	// Cache returns the cache that is laid over what lies far away, opened when it
+	// is first needed; nil: a source that lies far away can't be opened.
+	Cache func() (*cache.Cache, error)
 	// NumericIDs takes recorded owners by number instead of by name.
 	NumericIDs bool
 	// Logger receives warnings; nil discards them.

@@ -9,11 +9,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
+	"yester/imageformats"
 	"yester/internal/nametime"
 	"yester/origin"
 )
@@ -108,11 +110,16 @@ func (c *Catalogue) Of(machine string) []Point {
 func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	images, ignored, err := s.scan(ctx)
+	images, others, ignored, err := s.scan(ctx)
 	if err != nil {
 		return nil, err
 	}
-	link(images)
+	images = link(images, others, s.dir.Path(), s.opt.AllowChangedParent)
+	known := make(map[string]bool, len(images))
+	for _, f := range images {
+		known[f.name] = true
+	}
+	ignored = slices.DeleteFunc(ignored, func(i Ignored) bool { return known[i.Name] })
 	if s.only != "" {
 		if images, err = s.onlyChain(images, ignored); err != nil {
 			return nil, err
@@ -135,7 +142,7 @@ func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 // onlyChain narrows a listing down to the chain of the file that the source is.
 func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile, error) {
 	for _, f := range images {
-		for _, part := range f.parts {
+		for _, part := range f.hostFiles() {
 			if part.Name == s.only {
 				return f.chain(), nil
 			}
@@ -152,13 +159,13 @@ func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile
 	return nil, fmt.Errorf("%s: %w", s.location, fs.ErrNotExist)
 }
 
-// points makes a point of every image.
+// points makes a point of every image, and of every snapshot inside one.
 func (s *Source) points(images []*imageFile) []Point {
 	names := s.machineNames(images)
+	times := s.imageTimes(images)
 	var points []Point
 	for _, f := range images {
-		p := Point{Machine: names[f], Kind: KindDisks, Layout: LayoutFolder}
-		p.Time, p.TimeFrom = s.imageTime(f)
+		p := Point{Machine: names[f], Kind: KindDisks, Layout: LayoutFolder, Time: times[f].t, TimeFrom: times[f].from}
 		d := Disk{Name: p.Machine, Info: f.info, Bytes: f.bytes(), image: f}
 		for _, a := range f.chain() {
 			d.Files = append(d.Files, a.name)
@@ -169,6 +176,9 @@ func (s *Source) points(images []*imageFile) []Point {
 		if f.problem != nil {
 			p.Problem = f.problem.Error()
 			p.key += " " + p.Problem
+		}
+		for _, snap := range f.info.Snapshots {
+			points = append(points, p.ofSnapshot(snap))
 		}
 		points = append(points, p)
 	}
@@ -216,6 +226,20 @@ func (a rank) before(b rank) bool {
 	return a.name < b.name
 }
 
+// ofSnapshot returns the point of a snapshot that p's only image holds.
+func (p Point) ofSnapshot(snap imageformats.Snapshot) Point {
+	if !snap.Time.IsZero() {
+		p.Time, p.TimeFrom = snap.Time.UTC(), FromSnapshot
+	}
+	d := p.Disks[0]
+	d.Snapshot = snap.ID
+	d.Info.Size = snap.Size
+	d.Info.Snapshots = []imageformats.Snapshot{snap}
+	p.Disks = []Disk{d}
+	p.key += fmt.Sprintf(" snapshot %q", snap.ID)
+	return p
+}
+
 // sameSecond counts the points at the end of before that have p's machine and
 // second.
 func sameSecond(before []Point, p *Point) (n int) {
@@ -226,6 +250,32 @@ func sameSecond(before []Point, p *Point) (n int) {
 		n++
 	}
 	return n
+}
+
+type pointTime struct {
+	t    time.Time
+	from TimeFrom
+}
+
+// imageTimes returns the times of the points that images are. A file's
+// modification time is lost when it is copied; a parent that has nothing better is
+// no younger than its child.
+func (s *Source) imageTimes(images []*imageFile) map[*imageFile]pointTime {
+	times := make(map[*imageFile]pointTime, len(images))
+	depth := make(map[*imageFile]int, len(images))
+	for _, f := range images {
+		t, from := s.imageTime(f)
+		times[f] = pointTime{t, from}
+		depth[f] = len(f.chain())
+	}
+	deepest := slices.Clone(images)
+	slices.SortStableFunc(deepest, func(a, b *imageFile) int { return depth[b] - depth[a] })
+	for _, f := range deepest {
+		if p, ok := times[f.parent]; ok && p.from == FromMtime && p.t.After(times[f].t) {
+			times[f.parent] = pointTime{times[f].t, FromMtime}
+		}
+	}
+	return times
 }
 
 // imageTime returns the time of the point that f is.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"yester/cache/store"
 	"yester/fusefs"
 	"yester/guestfs"
 	"yester/guestfs/guestview"
@@ -91,7 +92,7 @@ func code(err error) int {
 		return exitcode.Partial
 	case errors.As(err, &path) && path.Op == "write": // never to a source
 		return exitcode.Partial
-	case isAny(err, timeexpr.ErrSyntax, fusefs.ErrMountpoint):
+	case isAny(err, timeexpr.ErrSyntax, fusefs.ErrMountpoint, store.ErrUnsafe):
 		return exitcode.Usage
 	case isAny(err, ondisk.ErrCorrupt, ondisk.ErrUnsupported, ondisk.ErrFormat, guestfs.ErrEncrypted, io.ErrUnexpectedEOF):
 		return exitcode.Damaged
@@ -128,6 +129,8 @@ func hint(err error) string {
 		return "`yester umount DIR` cleans it up"
 	case errors.Is(err, fusefs.ErrMountpoint):
 		return "choose an existing directory that is outside the source"
+	case errors.Is(err, store.ErrUnsafe):
+		return "choose another directory by --cache-dir, or make this one private: chmod 700"
 	case errors.Is(err, timeexpr.ErrSyntax):
 		return "examples: --at latest, --at 10D, --at '2006-07-28 02:30', --at 3B; see `yester --help`"
 	case errors.Is(err, timeexpr.ErrNotFound):

@@ -135,7 +135,11 @@ func (g *globalFlags) serveISCSI(ctx context.Context, f *iscsiFlags, location st
 	s := newService(l.Addr(), src, t, f, conf)
 	reg, err := running.Register(running.Service{
 		Kind: "iscsi", PID: os.Getpid(), Source: src.HostPath(), Where: s.Portal, Started: time.Now().UTC(),
-	}, func() any { return t.stats(s.Expires) })
+	}, func() any {
+		st := t.stats(s.Expires)
+		st.Cache = g.cache.stats()
+		return st
+	})
 	if err != nil {
 		log.Warn("yester status will not show this target", "error", err)
 	} else {

@@ -31,6 +31,11 @@ func run() int {
 		g.fail(err)
 		return exitcode.Usage
 	}
+	defer func() {
+		if err := g.cache.close(); err != nil {
+			g.warn("closing the cache: %v", err)
+		}
+	}()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {

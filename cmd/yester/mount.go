@@ -216,7 +216,7 @@ func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 	defer src.Close()
 	reg, err := running.Register(running.Service{
 		Kind: "mount", PID: os.Getpid(), Source: src.HostPath(), Where: m.Dir(), Started: time.Now().UTC(), Log: f.logFile,
-	}, func() any { return m.Stats() })
+	}, func() any { return mountStats{m.Stats(), g.cache.stats()} })
 	if err != nil {
 		logger.Warn("yester status will not show this mount", "error", err)
 	} else {

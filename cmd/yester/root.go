@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,8 +23,10 @@ type globalFlags struct {
 	local               bool
 	allowChangedParent  bool
 	verbose             bool
+	cacheSize           string
 
 	stdout, stderr *os.File
+	cache          lazyCache
 	started        bool // flags and arguments are right; the command's own work began
 	talk           *talker
 }
@@ -70,6 +73,8 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	fl.StringVar(&g.replay, "replay", "on", "replay a filesystem's journal in memory: `MODE`, on or off")
 	fl.BoolVar(&g.local, "local", false, "show local time instead of UTC")
 	fl.BoolVar(&g.allowChangedParent, "allow-changed-parent", false, "open images whose parent was changed after they were made")
+	fl.StringVar(&g.cache.cfg.Dir, "cache-dir", "", "keep what comes from afar in `DIR` (default $XDG_CACHE_HOME/yester)")
+	fl.StringVar(&g.cacheSize, "cache-size", "10G", "keep at most `SIZE` of it, and never more than half of the free disk")
 	fl.BoolVarP(&g.verbose, "verbose", "v", false, "say more about what is done and what is left out")
 	fl.SortFlags = false
 	root.CompletionOptions.HiddenDefaultCmd = false
@@ -87,7 +92,7 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	add("look", newPointsCommand(g), newInspectCommand(g), newLsCommand(g), newStatCommand(g))
 	add("take", newCatCommand(g), newCpCommand(g), newExportCommand(g))
 	add("mount", newMountCommand(g), newUmountCommand(), newIscsiCommand(g), newStatusCommand(g))
-	add("", newVersionCommand(g), newGenDocsCommand())
+	add("", newCacheCommand(g), newVersionCommand(g), newGenDocsCommand())
 	return root
 }
 
@@ -96,11 +101,23 @@ func (g *globalFlags) start() error {
 	if g.replay != "on" && g.replay != "off" {
 		return fmt.Errorf("--replay is %q, not on or off", g.replay)
 	}
+	size, err := parseSize(g.cacheSize)
+	if err != nil || size <= 0 {
+		return fmt.Errorf("--cache-size is %q, not a size like 500M or 10G", g.cacheSize)
+	}
+	g.cache.cfg.Budget = size
+	if g.cache.cfg.Dir != "" {
+		// A process in the background has another working directory.
+		if g.cache.cfg.Dir, err = filepath.Abs(g.cache.cfg.Dir); err != nil {
+			return err
+		}
+	}
 	level := slog.LevelWarn
 	if g.verbose {
 		level = slog.LevelInfo
 	}
 	g.talk = &talker{w: g.stderr, json: g.json, level: level}
+	g.cache.use(g.logger())
 	g.started = true
 	return nil
 }
@@ -108,8 +125,8 @@ func (g *globalFlags) start() error {
 // args returns the flags as a command line has them, for a process that is
 // started in the background.
 func (g *globalFlags) args() []string {
-	a := []string{"--replay=" + g.replay}
-	for name, v := range map[string]string{"at": g.at, "machine": g.machine, "volume": g.volume} {
+	a := []string{"--replay=" + g.replay, "--cache-size=" + g.cacheSize}
+	for name, v := range map[string]string{"at": g.at, "machine": g.machine, "volume": g.volume, "cache-dir": g.cache.cfg.Dir} {
 		if v != "" {
 			a = append(a, "--"+name+"="+v)
 		}
@@ -128,7 +145,10 @@ func (g *globalFlags) logger() *slog.Logger { return slog.New(&logHandler{talk: 
 // open opens the source at location. Failing to do so means that it can't be
 // reached.
 func (g *globalFlags) open(location string, logger *slog.Logger) (*restorepoint.Source, error) {
+	g.cache.use(logger)
 	src, err := restorepoint.Open(location, restorepoint.Options{
+		Spool:              &g.cache,
+		Cache:              g.cache.get,
 		Replay:             guestfs.Replay(g.replay == "on"),
 		AllowChangedParent: g.allowChangedParent,
 		Logger:             logger,
