@@ -39,7 +39,8 @@ test="$demo
 	rsync:rsync
 	tzdata:-/usr/share/zoneinfo/Europe/Berlin
 	util-linux:partx
-	xfsprogs:mkfs.xfs"
+	xfsprogs:mkfs.xfs
+"
 
 case "${1:-}" in
 demo) want=$demo ;;
