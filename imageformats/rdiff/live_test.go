@@ -297,6 +297,10 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.now += 1000
+		// Of one size and one second it would be taken for unchanged.
+		if err := os.Chtimes(name, time.Unix(l.now, 0), time.Unix(l.now, 0)); err != nil {
+			t.Fatal(err)
+		}
 		if err := l.run("backup", "--no-compression", l.src, l.repo); err != nil {
 			t.Fatal(err)
 		}
