@@ -18,9 +18,6 @@ var foreign = []struct {
 }{
 	{"VHDX", 0, "vhdxfile"},               // [MS-VHDX] 2.2.1
 	{"qcow2", 0, "QFI\xfb"},               // QEMU, docs/interop/qcow2.txt
-	{"VMDK", 0, "KDMV"},                   // VMware "Virtual Disk Format" 5.0, sparse extents
-	{"VMDK", 0, "COWD"},                   // the same, ESX Server sparse extents
-	{"VMDK", 0, "# Disk DescriptorFile"},  // the same, the descriptor
 	{"VDI", 0x40, "\x7f\x10\xda\xbe"},     // VirtualBox, VDICore.h
 	{"EWF", 0, "EVF\x09\x0d\x0a\xff\x00"}, // libewf, "Expert Witness Compression Format"
 	{"EWF", 0, "EVF2\x0d\x0a\x81\x00"},    // the same, version 2

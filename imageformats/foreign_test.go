@@ -13,10 +13,8 @@ import (
 func TestForeign(t *testing.T) {
 	pad := strings.Repeat("\x00", 512)
 	for data, want := range map[string]string{
-		"vhdxfile" + pad:                     "VHDX",
-		"QFI\xfb\x00\x00\x00\x03" + pad:      "qcow2",
-		"KDMV" + pad:                         "VMDK",
-		"# Disk DescriptorFile\nversion=1\n": "VMDK",
+		"vhdxfile" + pad:                                        "VHDX",
+		"QFI\xfb\x00\x00\x00\x03" + pad:                         "qcow2",
 		strings.Repeat("\x00", 0x40) + "\x7f\x10\xda\xbe" + pad: "VDI",
 		"EVF\x09\x0d\x0a\xff\x00" + pad:                         "EWF",
 		pad:                                                     "", "QFI": "", "": "", "hello\n": "",

@@ -59,8 +59,12 @@ type Snapshot struct {
 // Parent is what a differencing image says of its parent. Everything in it comes
 // from the image and is not to be trusted as a path.
 type Parent struct {
-	ID       string    `json:"id,omitempty"`       // must equal the parent's Info.ID; empty when the format has none
-	AltID    string    `json:"alt_id,omitempty"`   // will do as well as ID, where the format has two
+	ID    string `json:"id,omitempty"`     // must equal the parent's Info.ID; empty when the format has none
+	AltID string `json:"alt_id,omitempty"` // will do as well as ID, where the format has two
+	// IDShared says that the ID tells contents, not images: clones have the same,
+	// and writing to an image changes it (VMDK). The parent is the one that the
+	// names lead to, and the ID only proves it.
+	IDShared bool      `json:"-"`
 	Format   string    `json:"format,omitempty"`   // the parent's container, where the child says it ("raw")
 	Modified time.Time `json:"modified,omitzero"`  // the parent's time stamp when the child was made
 	Name     string    `json:"name,omitempty"`     // file name, without a directory
@@ -109,6 +113,12 @@ type Format struct {
 	Open func(ctx context.Context, file block.Reader, opt OpenOptions) (Image, error)
 }
 
+// ErrPart is matched by the error of a Probe about a file that holds a part of a
+// disk and says so, but can't be opened without the file that names it: a VMDK
+// extent without its descriptor, a segment that isn't the first. No other format
+// is asked then. It matches ondisk.ErrFormat: such a file is no image, nor damage.
+var ErrPart = fmt.Errorf("part of a disk: %w", ondisk.ErrFormat)
+
 // Probe recognises file by its content with the first of formats that knows it;
 // an error matching ondisk.ErrFormat when none does, and ondisk.ErrUnsupported when
 // it is a disk image of another kind.
@@ -118,7 +128,7 @@ func Probe(ctx context.Context, file block.Reader, formats ...Format) (Format, I
 		if err == nil {
 			return f, info, nil
 		}
-		if !errors.Is(err, ondisk.ErrFormat) {
+		if !errors.Is(err, ondisk.ErrFormat) || errors.Is(err, ErrPart) {
 			return f, Info{}, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"yester/imageformats/dated"
 	"yester/imageformats/raw"
 	"yester/imageformats/vhd"
+	"yester/imageformats/vmdk"
 	"yester/volume"
 	"yester/volume/gpt"
 	"yester/volume/mbr"
@@ -15,7 +16,7 @@ import (
 // What yester can read, in the order in which it is probed for. This is the one
 // place that knows every reader.
 var (
-	imageFormats = []imageformats.Format{vhd.Format, raw.Format}
+	imageFormats = []imageformats.Format{vhd.Format, vmdk.Format, raw.Format}
 	repositories = []imageformats.RepositoryFormat{dated.Rsnapshot, dated.Folders}
 	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
 	filesystems  = []guestfs.Format{ext4.Format}

@@ -83,8 +83,14 @@ func (s *Source) openImage(ctx context.Context, f *imageFile, parent *pooledImag
 	if err != nil {
 		return nil, nil, err
 	}
+	extents, err := file.open(ctx, s.dir, f.extents)
+	if err != nil {
+		file.close()
+		return nil, nil, err
+	}
 	opt := imageformats.OpenOptions{
 		Name:               f.name,
+		Files:              extents,
 		AllowChangedParent: s.opt.AllowChangedParent,
 		Logger:             s.opt.Logger.With("file", f.name),
 	}

@@ -8,8 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
-	"strings"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,6 +25,10 @@ type imageFile struct {
 	parts  []origin.Entry
 	format imageformats.Format
 	info   imageformats.Info
+
+	// extents are the further files that info.Files names, in its order; some are
+	// missing where there is a problem.
+	extents []origin.Entry
 
 	parent  *imageFile
 	problem error // why it can't be opened, when that is known already
@@ -47,16 +50,19 @@ func (f *imageFile) setKey() {
 		if f.parent != nil {
 			io.WriteString(h, f.parent.key)
 		}
-		for _, p := range f.parts {
+		for _, p := range f.hostFiles() {
 			fmt.Fprintf(h, "%q %+v\n", p.Name, p.Version)
 		}
 		f.key = hex.EncodeToString(h.Sum(nil)[:16])
 	}
 }
 
+// hostFiles returns all files that f is made of, its ancestors' apart.
+func (f *imageFile) hostFiles() []origin.Entry { return slices.Concat(f.parts, f.extents) }
+
 // bytes returns how long the file is on the host, with all its parts.
 func (f *imageFile) bytes() (n int64) {
-	for _, p := range f.parts {
+	for _, p := range f.hostFiles() {
 		n += p.Version.Size
 	}
 	return n
@@ -96,7 +102,7 @@ const probeParallel = 16
 // scan finds the containers of the source. What was probed before and hasn't
 // changed is not read again.
 func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
-	files, ignored, err := s.list(ctx)
+	files, byName, ignored, err := s.list(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -130,17 +136,19 @@ func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
 		f.format, f.info = p.format, p.info
 		images = append(images, f)
 	}
+	images, ignored = gather(images, ignored, byName)
 	return images, ignored, nil
 }
 
-// list returns the files that may be containers, parts put together.
-func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignored, err error) {
-	byName := make(map[string]origin.Entry)
+// list returns the files that may be containers, parts put together, and all files
+// by name.
+func (s *Source) list(ctx context.Context) (files []*imageFile, byName map[string]origin.Entry, ignored []Ignored, err error) {
+	byName = make(map[string]origin.Entry)
 	var names []string
 	var enter func(dir string) bool
 	if s.only == "" {
 		if enter = s.enter(ctx); !enter(".") {
-			return nil, nil, nil
+			return nil, nil, nil, nil
 		}
 	}
 	err = s.dir.Walk(ctx, enter, func(e origin.Entry) {
@@ -150,7 +158,7 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignore
 		ignored = append(ignored, Ignored{Name: name, Reason: err.Error(), Damaged: true, Err: err})
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
+		return nil, nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
 	}
 	inParts := make(map[string]bool)
 	for _, first := range names {
@@ -175,7 +183,7 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, ignored []Ignore
 			files = append(files, &imageFile{name: n, parts: []origin.Entry{byName[n]}})
 		}
 	}
-	return files, ignored, nil
+	return files, byName, ignored, nil
 }
 
 // probe reads the headers of f.
@@ -194,7 +202,7 @@ func (s *Source) probe(ctx context.Context, f *imageFile) (imageformats.Format, 
 // hostFile is an opened imageFile: its parts, joined where there are several.
 type hostFile struct {
 	bytes block.Reader
-	parts []origin.File
+	parts []origin.File // all that are open
 }
 
 func (h *hostFile) close() {
@@ -206,133 +214,36 @@ func (h *hostFile) close() {
 // openFile opens all parts of f, in the version that was listed.
 func (s *Source) openFile(ctx context.Context, f *imageFile) (*hostFile, error) {
 	h := &hostFile{}
-	var readers []block.Reader
-	for _, e := range f.parts {
-		p, err := s.dir.Open(ctx, e.Name)
+	readers, err := h.open(ctx, s.dir, f.parts)
+	if err == nil && len(readers) == 1 {
+		h.bytes = readers[0]
+	} else if err == nil {
+		h.bytes, err = raw.Join(readers)
+	}
+	if err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// open opens files in the version that was listed. They are h's to close, also
+// when there is an error.
+func (h *hostFile) open(ctx context.Context, dir origin.Folder, entries []origin.Entry) (readers []block.Reader, err error) {
+	for _, e := range entries {
+		p, err := dir.Open(ctx, e.Name)
 		if errors.Is(err, fs.ErrNotExist) {
 			// Not to be taken for a file that the guest doesn't have.
 			err = fmt.Errorf("%s: has vanished: %w", e.Name, ErrChanged)
 		}
 		if err != nil {
-			h.close()
 			return nil, err
 		}
 		h.parts = append(h.parts, p)
 		if p.Version() != e.Version {
-			h.close()
 			return nil, fmt.Errorf("%s: %w", e.Name, ErrChanged)
 		}
 		readers = append(readers, p)
 	}
-	if len(readers) == 1 {
-		h.bytes = readers[0]
-		return h, nil
-	}
-	joined, err := raw.Join(readers)
-	if err != nil {
-		h.close()
-		return nil, err
-	}
-	h.bytes = joined
-	return h, nil
-}
-
-// link finds the parent of every differencing image among images, and marks
-// those whose parent is missing, or whose chain is a loop.
-func link(images []*imageFile) {
-	byName := make(map[string]*imageFile, len(images))
-	byID := make(map[string][]*imageFile)
-	for _, f := range images {
-		byName[f.name] = f
-		if f.info.ID != "" {
-			byID[f.info.ID] = append(byID[f.info.ID], f)
-		}
-	}
-	for _, f := range images {
-		if f.info.Parent != nil {
-			f.parent, f.problem = findParent(f, byName, byID)
-		}
-	}
-	for _, f := range images {
-		seen := map[*imageFile]bool{}
-		for a := f; a != nil; a = a.parent {
-			if seen[a] {
-				f.problem = fmt.Errorf("%s: its chain of parents comes back to %s: %w", f.name, a.name, ondisk.ErrCorrupt)
-				break
-			}
-			seen[a] = true
-			if a != f && a.problem != nil && a.parent == nil {
-				f.problem = fmt.Errorf("its ancestor %w", a.problem)
-			}
-		}
-	}
-	for _, f := range images {
-		if f.problem != nil {
-			f.parent = nil
-		}
-	}
-}
-
-// findParent looks for f's parent: where its locators point, as far as that is
-// inside the source; by file name beside f; anywhere in the source by unique id.
-// Only an image with the right id is taken.
-func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*imageFile) (*imageFile, error) {
-	want := f.info.Parent
-	dir := path.Dir(f.name)
-	var wrong *imageFile
-	try := func(name string) *imageFile {
-		p := byName[name]
-		if p == nil || p == f {
-			return nil
-		}
-		if p.info.ID == want.ID {
-			return p
-		}
-		if wrong == nil {
-			wrong = p
-		}
-		return nil
-	}
-	for _, l := range want.Locators {
-		slashed := strings.ReplaceAll(l.Path, `\`, "/")
-		if l.Relative {
-			if name := path.Join(dir, slashed); !strings.HasPrefix(name, "../") {
-				if p := try(name); p != nil {
-					return p, nil
-				}
-			}
-		}
-		if p := try(path.Join(dir, path.Base(slashed))); p != nil {
-			return p, nil
-		}
-	}
-	if want.Name != "" {
-		if p := try(path.Join(dir, path.Base(strings.ReplaceAll(want.Name, `\`, "/")))); p != nil {
-			return p, nil
-		}
-	}
-	switch same := byID[want.ID]; {
-	case len(same) == 1 && same[0] != f:
-		return same[0], nil
-	case len(same) > 1:
-		return nil, fmt.Errorf("%s: its parent %s (id %s) is in the source more than once (%s, %s): %w",
-			f.name, parentName(want), want.ID, same[0].name, same[1].name, ondisk.ErrCorrupt)
-	}
-	if wrong != nil {
-		return nil, fmt.Errorf("%s: its parent has id %s, but %s has id %s: %w",
-			f.name, want.ID, wrong.name, wrong.info.ID, ondisk.ErrCorrupt)
-	}
-	return nil, fmt.Errorf("%s: its parent %s (id %s) is not in the source: %w",
-		f.name, parentName(want), want.ID, ErrNotFound)
-}
-
-// parentName returns the name by which messages speak of a missing parent.
-func parentName(p *imageformats.Parent) string {
-	if p.Name != "" {
-		return fmt.Sprintf("%q", p.Name)
-	}
-	for _, l := range p.Locators {
-		return fmt.Sprintf("%q", l.Path)
-	}
-	return "(unnamed)"
+	return readers, nil
 }

@@ -112,7 +112,7 @@ func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 	if err != nil {
 		return nil, err
 	}
-	link(images)
+	link(images, s.opt.AllowChangedParent)
 	if s.only != "" {
 		if images, err = s.onlyChain(images, ignored); err != nil {
 			return nil, err
@@ -135,7 +135,7 @@ func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 // onlyChain narrows a listing down to the chain of the file that the source is.
 func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile, error) {
 	for _, f := range images {
-		for _, part := range f.parts {
+		for _, part := range f.hostFiles() {
 			if part.Name == s.only {
 				return f.chain(), nil
 			}
