@@ -5,6 +5,8 @@ import (
 	"yester/guestfs/ext4"
 	"yester/imageformats"
 	"yester/imageformats/dated"
+	"yester/imageformats/ewf"
+	"yester/imageformats/qcow2"
 	"yester/imageformats/raw"
 	"yester/imageformats/vhd"
 	"yester/imageformats/vmdk"
@@ -16,7 +18,7 @@ import (
 // What yester can read, in the order in which it is probed for. This is the one
 // place that knows every reader.
 var (
-	imageFormats = []imageformats.Format{vhd.Format, vmdk.Format, raw.Format}
+	imageFormats = []imageformats.Format{vhd.Format, vmdk.Format, qcow2.Format, ewf.Format, raw.Format}
 	repositories = []imageformats.RepositoryFormat{dated.Rsnapshot, dated.Folders}
 	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
 	filesystems  = []guestfs.Format{ext4.Format}

@@ -64,7 +64,7 @@ func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
 		return nil, &pointError{point: &p, err: p.Disks[0].image.problem}
 	}
 	for _, d := range p.Disks {
-		img, err := s.images.get(ctx, d.image)
+		img, err := s.images.get(ctx, d.image, d.Snapshot)
 		if err != nil {
 			o.Close()
 			return nil, &pointError{point: &p, err: err}

@@ -24,6 +24,9 @@ const (
 	FromMtime  TimeFrom = "mtime"  // the file's modification time
 	// FromCatalogue: what the backup itself keeps in its own catalogue or names.
 	FromCatalogue TimeFrom = "catalogue"
+	// FromSnapshot: the time that an image notes of a snapshot inside it, which
+	// comes before all others.
+	FromSnapshot TimeFrom = "snapshot"
 )
 
 // Kind says what a point holds.
@@ -72,6 +75,9 @@ type Disk struct {
 	// chain, relative to the source.
 	Files []string `json:"files"`
 	Bytes int64    `json:"bytes"` // host bytes of Files[0], with all its parts
+	// Snapshot is the ID of the snapshot inside Files[0] that the disk is the state
+	// of, the only one in Info.Snapshots then; empty for the image's active state.
+	Snapshot string `json:"snapshot,omitempty"`
 
 	image *imageFile
 }

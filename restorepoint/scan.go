@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"yester/imageformats"
+	"yester/imageformats/ewf"
 	"yester/imageformats/raw"
 	"yester/internal/block"
 	"yester/internal/ondisk"
@@ -21,10 +22,12 @@ import (
 
 // imageFile is a container found in the source: one file, or the parts of one.
 type imageFile struct {
-	name   string // of its first part, relative to the source
-	parts  []origin.Entry
-	format imageformats.Format
-	info   imageformats.Info
+	separate bool   // the format puts the parts together itself (EWF)
+	name     string // of its first part, relative to the source
+	parts    []origin.Entry
+	format   imageformats.Format
+	info     imageformats.Info
+	err      error // why it is no image by its content
 
 	// extents are the further files that info.Files names, in its order; some are
 	// missing where there is a problem.
@@ -50,6 +53,7 @@ func (f *imageFile) setKey() {
 		if f.parent != nil {
 			io.WriteString(h, f.parent.key)
 		}
+		fmt.Fprintf(h, "%s\n", f.format.Name)
 		for _, p := range f.hostFiles() {
 			fmt.Fprintf(h, "%q %+v\n", p.Name, p.Version)
 		}
@@ -99,12 +103,13 @@ type Ignored struct {
 // what costs is the latency of network filesystems.
 const probeParallel = 16
 
-// scan finds the containers of the source. What was probed before and hasn't
-// changed is not read again.
-func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
+// scan finds the containers of the source, and the other files, which have err
+// set and are in ignored as well. What was probed before and hasn't changed is
+// not read again.
+func (s *Source) scan(ctx context.Context) (images, others []*imageFile, ignored []Ignored, err error) {
 	files, byName, ignored, err := s.list(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	results := make([]probed, len(files))
 	g, gctx := errgroup.WithContext(ctx)
@@ -122,22 +127,23 @@ func (s *Source) scan(ctx context.Context) ([]*imageFile, []Ignored, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	s.probed = make(map[string]probed, len(files))
-	var images []*imageFile
 	for i, f := range files {
 		p := results[i]
 		s.probed[f.name] = p
 		if p.err != nil {
 			ignored = append(ignored, Ignored{Name: f.name, Reason: p.err.Error(), Damaged: !errors.Is(p.err, ondisk.ErrFormat), Err: p.err})
+			f.err = p.err
+			others = append(others, f)
 			continue
 		}
 		f.format, f.info = p.format, p.info
 		images = append(images, f)
 	}
 	images, ignored = gather(images, ignored, byName)
-	return images, ignored, nil
+	return images, others, ignored, nil
 }
 
 // list returns the files that may be containers, parts put together, and all files
@@ -161,22 +167,26 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, byName map[strin
 		return nil, nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
 	}
 	inParts := make(map[string]bool)
-	for _, first := range names {
-		if _, number, ok := raw.SplitName(first); !ok || number > 1 || inParts[first] {
-			continue
-		}
-		group, err := raw.Parts(first, names)
+	group := func(first string, pick func(first string, names []string) ([]string, error), separate bool) {
+		group, err := pick(first, names)
 		if err != nil {
 			ignored = append(ignored, Ignored{Name: first, Reason: err.Error(), Damaged: true})
 			inParts[first] = true
-			continue
+			return
 		}
-		f := &imageFile{name: first}
+		f := &imageFile{name: first, separate: separate}
 		for _, n := range group {
 			inParts[n] = true
 			f.parts = append(f.parts, byName[n])
 		}
 		files = append(files, f)
+	}
+	for _, first := range names {
+		if _, number, ok := raw.SplitName(first); ok && number <= 1 && !inParts[first] {
+			group(first, raw.Parts, false)
+		} else if _, number, ok := ewf.SplitName(first); ok && number == 1 {
+			group(first, ewf.Segments, true)
+		}
 	}
 	for _, n := range names {
 		if !inParts[n] {
@@ -199,10 +209,12 @@ func (s *Source) probe(ctx context.Context, f *imageFile) (imageformats.Format, 
 	return imageformats.Probe(ctx, file.bytes, imageFormats...)
 }
 
-// hostFile is an opened imageFile: its parts, joined where there are several.
+// hostFile is an opened imageFile: its parts, joined where there are several, or
+// the first and the others.
 type hostFile struct {
-	bytes block.Reader
-	parts []origin.File // all that are open
+	bytes  block.Reader
+	others []block.Reader // what goes to the format as OpenOptions.Files
+	parts  []origin.File  // all that are open
 }
 
 func (h *hostFile) close() {
@@ -215,8 +227,8 @@ func (h *hostFile) close() {
 func (s *Source) openFile(ctx context.Context, f *imageFile) (*hostFile, error) {
 	h := &hostFile{}
 	readers, err := h.open(ctx, s.dir, f.parts)
-	if err == nil && len(readers) == 1 {
-		h.bytes = readers[0]
+	if err == nil && (len(readers) == 1 || f.separate) {
+		h.bytes, h.others = readers[0], readers[1:]
 	} else if err == nil {
 		h.bytes, err = raw.Join(readers)
 	}

@@ -9,11 +9,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
+	"yester/imageformats"
 	"yester/internal/nametime"
 	"yester/origin"
 )
@@ -108,11 +110,16 @@ func (c *Catalogue) Of(machine string) []Point {
 func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	images, ignored, err := s.scan(ctx)
+	images, others, ignored, err := s.scan(ctx)
 	if err != nil {
 		return nil, err
 	}
-	link(images, s.opt.AllowChangedParent)
+	images = link(images, others, s.dir.Path(), s.opt.AllowChangedParent)
+	known := make(map[string]bool, len(images))
+	for _, f := range images {
+		known[f.name] = true
+	}
+	ignored = slices.DeleteFunc(ignored, func(i Ignored) bool { return known[i.Name] })
 	if s.only != "" {
 		if images, err = s.onlyChain(images, ignored); err != nil {
 			return nil, err
@@ -152,7 +159,7 @@ func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile
 	return nil, fmt.Errorf("%s: %w", s.location, fs.ErrNotExist)
 }
 
-// points makes a point of every image.
+// points makes a point of every image, and of every snapshot inside one.
 func (s *Source) points(images []*imageFile) []Point {
 	names := s.machineNames(images)
 	var points []Point
@@ -169,6 +176,9 @@ func (s *Source) points(images []*imageFile) []Point {
 		if f.problem != nil {
 			p.Problem = f.problem.Error()
 			p.key += " " + p.Problem
+		}
+		for _, snap := range f.info.Snapshots {
+			points = append(points, p.ofSnapshot(snap))
 		}
 		points = append(points, p)
 	}
@@ -214,6 +224,20 @@ func (a rank) before(b rank) bool {
 		return a.depth < b.depth
 	}
 	return a.name < b.name
+}
+
+// ofSnapshot returns the point of a snapshot that p's only image holds.
+func (p Point) ofSnapshot(snap imageformats.Snapshot) Point {
+	if !snap.Time.IsZero() {
+		p.Time, p.TimeFrom = snap.Time.UTC(), FromSnapshot
+	}
+	d := p.Disks[0]
+	d.Snapshot = snap.ID
+	d.Info.Size = snap.Size
+	d.Info.Snapshots = []imageformats.Snapshot{snap}
+	p.Disks = []Disk{d}
+	p.key += fmt.Sprintf(" snapshot %q", snap.ID)
+	return p
 }
 
 // sameSecond counts the points at the end of before that have p's machine and

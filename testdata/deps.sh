@@ -7,7 +7,7 @@ set -eu
 demo="e2fsprogs:mkfs.ext4 fuse3:fusermount3"
 test="$demo qemu-utils:qemu-img qemu-system-common:qemu-storage-daemon fdisk:sfdisk gdisk:sgdisk attr:setfattr acl:setfacl
  xfsprogs:mkfs.xfs dosfstools:mkfs.vfat exfatprogs:mkfs.exfat ntfs-3g:mkntfs parted:parted util-linux:partx
- libvhdi-utils:vhdimount libvmdk-utils:vmdkmount psmisc:fuser tzdata:-/usr/share/zoneinfo/Europe/Berlin libiscsi-bin:iscsi-test-cu
+ libvhdi-utils:vhdimount libvmdk-utils:vmdkmount ewf-tools:ewfacquire psmisc:fuser tzdata:-/usr/share/zoneinfo/Europe/Berlin libiscsi-bin:iscsi-test-cu
  qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
  qemu-system-x86:qemu-system-x86_64 cpio:cpio cryptsetup-bin:cryptsetup rsync:rsync rsnapshot:rsnapshot btrfs-progs:mkfs.btrfs python3:python3"
 

@@ -5,7 +5,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -13,20 +12,6 @@ import (
 	"yester/internal/block"
 	"yester/internal/readertest"
 )
-
-func tool(t testing.TB, args ...string) {
-	t.Helper()
-	p, err := exec.LookPath(args[0])
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is needed", args[0])
-		}
-		t.Skipf("%s is needed", args[0])
-	}
-	if out, err := exec.Command(p, args[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%q: %v\n%s", args, err, out)
-	}
-}
 
 // islands is a large disk with little on it, which isn't kept in memory.
 type islands struct {
