@@ -16,7 +16,6 @@ var foreign = []struct {
 	off   int64
 	magic string
 }{
-	{"VHDX", 0, "vhdxfile"},                                               // [MS-VHDX] 2.2.1
 	{"VDI", 0x40, "\x7f\x10\xda\xbe"},                                     // VirtualBox, VDICore.h
 	{"EWF version 2 (Ex01)", 0, "EVF2\x0d\x0a\x81\x00"},                   // libewf, "Expert Witness Compression Format 2"
 	{"EWF version 2, logical evidence (Lx01)", 0, "LEF2\x0d\x0a\x81\x00"}, // the same

@@ -13,7 +13,6 @@ import (
 func TestForeign(t *testing.T) {
 	pad := strings.Repeat("\x00", 512)
 	for data, want := range map[string]string{
-		"vhdxfile" + pad: "VHDX",
 		strings.Repeat("\x00", 0x40) + "\x7f\x10\xda\xbe" + pad: "VDI",
 		"EVF2\x0d\x0a\x81\x00" + pad:                            "EWF version 2",
 		"LVF\x09\x0d\x0a\xff\x00" + pad:                         "L01",

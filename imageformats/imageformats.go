@@ -111,7 +111,8 @@ type OpenOptions struct {
 	// ParentModTime is the parent file's modification time; zero when unknown.
 	ParentModTime time.Time
 	// AllowChangedParent turns the error about a parent with the right id but a
-	// changed time stamp into a warning.
+	// changed time stamp into a warning; where the id itself changes with what is
+	// on the disk (VHDX), that about a wrong id.
 	AllowChangedParent bool
 	// Logger receives warnings; never nil when passed through Open.
 	Logger *slog.Logger

@@ -66,12 +66,16 @@ func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*i
 	want := f.info.Parent
 	dir := path.Dir(f.name)
 	var wrong *imageFile
+	ids := []string{want.ID}
+	if want.AltID != "" {
+		ids = append(ids, want.AltID)
+	}
 	try := func(name string) *imageFile {
 		p := byName[name]
 		if p == nil || p == f {
 			return nil
 		}
-		if p.info.ID == want.ID {
+		if slices.Contains(ids, p.info.ID) {
 			return p
 		}
 		if wrong == nil {
@@ -97,7 +101,12 @@ func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*i
 			return p, nil
 		}
 	}
-	same := slices.DeleteFunc(slices.Clone(byID[want.ID]), func(p *imageFile) bool { return p == f })
+	var same []*imageFile
+	for _, id := range ids {
+		if same = slices.DeleteFunc(slices.Clone(byID[id]), func(p *imageFile) bool { return p == f }); len(same) > 0 {
+			break
+		}
+	}
 	if want.IDShared {
 		if wrong != nil && allowChanged {
 			return wrong, nil // whoever opens it warns
@@ -114,7 +123,7 @@ func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*i
 		return same[0], nil
 	case len(same) > 1:
 		return nil, fmt.Errorf("%s: its parent %s (id %s) is in the source more than once (%s, %s): %w",
-			f.name, parentName(want), want.ID, same[0].name, same[1].name, ondisk.ErrCorrupt)
+			f.name, parentName(want), same[0].info.ID, same[0].name, same[1].name, ondisk.ErrCorrupt)
 	}
 	if wrong != nil {
 		return nil, fmt.Errorf("%s: its parent has id %s, but %s has id %s: %w",
