@@ -60,8 +60,8 @@ func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
 		o.Tree = tree
 		return o, nil
 	}
-	if p.Problem != "" {
-		return nil, &pointError{point: &p, err: p.Disks[0].image.problem}
+	if p.problem != nil {
+		return nil, &pointError{point: &p, err: p.problem}
 	}
 	for _, d := range p.Disks {
 		img, err := s.images.get(ctx, d.image, d.Snapshot)
