@@ -120,6 +120,22 @@ type Disk struct {
 	image *imageFile
 }
 
+// ChainImage is one of the images that a disk is made of.
+type ChainImage struct {
+	Name  string // of its file, relative to the source
+	Bytes int64  // length on the host, with all its parts
+	Info  imageformats.Info
+}
+
+// Chain returns the images that d is made of, as Files names them; none of a disk
+// that is missing.
+func (d *Disk) Chain() (chain []ChainImage) {
+	for _, f := range d.image.chain() {
+		chain = append(chain, ChainImage{f.name, f.bytes(), f.info})
+	}
+	return chain
+}
+
 // Options tell how a source's points are found and opened.
 type Options struct {
 	Replay guestfs.Replay

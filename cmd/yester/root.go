@@ -12,6 +12,7 @@ import (
 
 	"yester/guestfs"
 	"yester/restorepoint"
+	"yester/restorepoint/layout"
 )
 
 // globalFlags are the flags of all commands, and what commands share.
@@ -22,7 +23,10 @@ type globalFlags struct {
 	local               bool
 	allowChangedParent  bool
 	verbose             bool
+	layout              string
+	groupWindow         time.Duration
 
+	template       *layout.Template // of layout
 	stdout, stderr *os.File
 	started        bool // flags and arguments are right; the command's own work began
 	talk           *talker
@@ -70,6 +74,8 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	fl.StringVar(&g.replay, "replay", "on", "replay a filesystem's journal in memory: `MODE`, on or off")
 	fl.BoolVar(&g.local, "local", false, "show local time instead of UTC")
 	fl.BoolVar(&g.allowChangedParent, "allow-changed-parent", false, "open images whose parent was changed after they were made")
+	fl.StringVar(&g.layout, "layout", "", "images lie by `TEMPLATE`: '{machine}/{time:2006-01-02}/{disk}.vmdk'")
+	fl.DurationVar(&g.groupWindow, "group-window", restorepoint.DefaultGroupWindow, "disks whose times lie within `DURATION` are one point")
 	fl.BoolVarP(&g.verbose, "verbose", "v", false, "say more about what is done and what is left out")
 	fl.SortFlags = false
 	root.CompletionOptions.HiddenDefaultCmd = false
@@ -96,6 +102,15 @@ func (g *globalFlags) start() error {
 	if g.replay != "on" && g.replay != "off" {
 		return fmt.Errorf("--replay is %q, not on or off", g.replay)
 	}
+	if g.layout != "" {
+		var err error
+		if g.template, err = layout.ParseTemplate(g.layout); err != nil {
+			return fmt.Errorf("--layout %q: %w", g.layout, err)
+		}
+	}
+	if g.groupWindow < 0 {
+		return fmt.Errorf("--group-window is %s, less than nothing", g.groupWindow)
+	}
 	level := slog.LevelWarn
 	if g.verbose {
 		level = slog.LevelInfo
@@ -109,7 +124,7 @@ func (g *globalFlags) start() error {
 // started in the background.
 func (g *globalFlags) args() []string {
 	a := []string{"--replay=" + g.replay}
-	for name, v := range map[string]string{"at": g.at, "machine": g.machine, "volume": g.volume} {
+	for name, v := range map[string]string{"at": g.at, "machine": g.machine, "volume": g.volume, "layout": g.layout, "group-window": g.groupWindow.String()} {
 		if v != "" {
 			a = append(a, "--"+name+"="+v)
 		}
@@ -128,9 +143,15 @@ func (g *globalFlags) logger() *slog.Logger { return slog.New(&logHandler{talk: 
 // open opens the source at location. Failing to do so means that it can't be
 // reached.
 func (g *globalFlags) open(location string, logger *slog.Logger) (*restorepoint.Source, error) {
+	window := g.groupWindow
+	if window == 0 {
+		window = -1 // none, which is not what 0 means there
+	}
 	src, err := restorepoint.Open(location, restorepoint.Options{
 		Replay:             guestfs.Replay(g.replay == "on"),
 		AllowChangedParent: g.allowChangedParent,
+		Layout:             g.template,
+		GroupWindow:        window,
 		Logger:             logger,
 	})
 	if err != nil {
