@@ -95,26 +95,39 @@ func (sv *survey) libvirt() {
 		if machine == "" {
 			machine = strings.TrimSuffix(path.Base(name), ".xml")
 		}
-		for i, disk := range d.Disks {
-			st := diskState{
-				machine: machine, place: undatedDir(sv.scope.rel(name), sv.src.opt.Location),
-				disk: diskName(disk.Node), rank: i, layout: LayoutLibvirt, provenance: "libvirt domain " + machine,
-			}
-			if st.disk == "" {
-				st.disk = fmt.Sprintf("disk%d", i)
-			}
-			if st.image = sv.find(path.Dir(name), disk.File); st.image == nil {
-				st.file = path.Join(path.Dir(name), path.Base(disk.File))
-				st.problem = missing(name, disk)
-				st.time, st.from = sv.stateTime(name)
-				if st.time.IsZero() {
-					st.time = sv.scope.files[name].ModTime.UTC()
-				}
-				sv.add(st)
-				continue
-			}
-			sv.addChain(st)
+		sv.domain(name, machine, d.Disks)
+	}
+}
+
+// domain adds the states of a libvirt machine's disks.
+func (sv *survey) domain(name, machine string, disks []layout.Disk) {
+	images := make([]*imageFile, len(disks))
+	for i, disk := range disks {
+		images[i] = sv.find(path.Dir(name), disk.File)
+	}
+	for i, disk := range disks {
+		st := diskState{
+			machine: machine, place: undatedDir(sv.scope.rel(name), sv.src.opt.Location),
+			disk: diskName(disk.Node), rank: i, layout: LayoutLibvirt, provenance: "libvirt domain " + machine,
 		}
+		if st.disk == "" {
+			st.disk = fmt.Sprintf("disk%d", i)
+		}
+		if st.image = images[i]; st.image != nil {
+			sv.addChain(st)
+			continue
+		}
+		st.file = path.Join(path.Dir(name), path.Base(disk.File))
+		st.problem = missing(name, disk)
+		// Beside the others, which can't be opened without it.
+		if st.time, st.from = sv.stateTime(name, images...); st.time.IsZero() {
+			st.time = sv.scope.files[name].ModTime.UTC()
+		}
+		if sv.scope.name != "" {
+			st.name, st.consistency = sv.scope.name, CrashConsistent
+			st.provenance += ", " + sv.scope.provenance()
+		}
+		sv.add(st)
 	}
 }
 

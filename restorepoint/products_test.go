@@ -160,9 +160,8 @@ func TestLibvirt(t *testing.T) {
 	d.touch("etc/web01.xml", stamp.Add(-time.Hour))
 	const missing = `!etc/web01.xml: disk/source: disk "/var/lib/libvirt/images/missing.qcow2" is not in the source: not found`
 	cat := d.check(d.open(""),
-		"web01 2026-11-18T01-30-00Z mtime libvirt []  "+missing+" vdc=etc/missing.qcow2",
 		"web01 2026-11-18T02-30-00Z mtime libvirt []  vda=images/web01.qcow2",
-		"web01 2026-11-19T02-31-00Z mtime libvirt []  vda=images/web01.snap1 vdb=images/data.qcow2",
+		"web01 2026-11-19T02-31-00Z mtime libvirt []  "+missing+" vda=images/web01.snap1 vdb=images/data.qcow2 vdc=etc/missing.qcow2",
 	)
 	found := false
 	for _, i := range cat.Ignored {
