@@ -1,10 +1,12 @@
 package imageformats
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 
+	"yester/internal/block"
 	"yester/internal/ondisk"
 	"yester/internal/readertest"
 )
@@ -25,5 +27,18 @@ func TestForeign(t *testing.T) {
 		case want != "" && (!errors.Is(err, ondisk.ErrUnsupported) || !strings.Contains(err.Error(), want)):
 			t.Errorf("%.12q: %v, want %s", data, err, want)
 		}
+	}
+}
+
+// TestPart has a format recognise a part of a disk: no other format is asked, and
+// the file is neither an image nor damaged.
+func TestPart(t *testing.T) {
+	probe := func(err error) Format {
+		return Format{Probe: func(context.Context, block.Reader) (Info, error) { return Info{}, err }}
+	}
+	part := &ondisk.FormatError{Format: "x", Field: "segment 2", Off: -1, Err: ErrPart}
+	_, _, err := Probe(t.Context(), readertest.Bytes("x"), probe(ondisk.ErrFormat), probe(part), probe(nil))
+	if !errors.Is(err, ErrPart) || !errors.Is(err, ondisk.ErrFormat) || errors.Is(err, ondisk.ErrCorrupt) || err.Error() != "x: segment 2: part of a disk" {
+		t.Errorf("%v", err)
 	}
 }

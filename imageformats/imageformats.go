@@ -133,7 +133,12 @@ type Format struct {
 // disk and says so, but can't be opened without the file that names it: a VMDK
 // extent without its descriptor, a segment that isn't the first. No other format
 // is asked then. It matches ondisk.ErrFormat: such a file is no image, nor damage.
-var ErrPart = fmt.Errorf("part of a disk: %w", ondisk.ErrFormat)
+var ErrPart error = partError{}
+
+type partError struct{}
+
+func (partError) Error() string        { return "part of a disk" }
+func (partError) Is(target error) bool { return target == ondisk.ErrFormat }
 
 // Probe recognises file by its content with the first of formats that knows it;
 // an error matching ondisk.ErrFormat when none does, and ondisk.ErrUnsupported when

@@ -31,7 +31,7 @@ func (c *conn) readNow(t *task) bool {
 	if n >= minSplice && c.canSplice(n) && resident(e, n) {
 		if p := c.srv.pipes.get(); p != nil {
 			if p.fits(e.Off, int(n)) && p.fill(e.File, e.Off, int(n)) == nil {
-				if l.holds(t.job.ReadOff, e) {
+				if l.holds(t.job.ReadOff, n, e) {
 					c.pushPiped(t, p, int(n), true)
 					return true
 				}
@@ -42,7 +42,7 @@ func (c *conn) readNow(t *task) bool {
 		}
 	}
 	b := c.srv.buffers.get(int(n))
-	if readCached(e.File, b.b, e.Off) != int(n) || !l.holds(t.job.ReadOff, e) {
+	if readCached(e.File, b.b, e.Off) != int(n) || !l.holds(t.job.ReadOff, n, e) {
 		c.srv.buffers.put(b)
 		return false
 	}
@@ -94,7 +94,7 @@ func (t *task) readChunk(off, n int64, last bool) bool {
 		if what == inPlace && e.File != nil && n >= minSplice && c.canSplice(n) {
 			if p := c.srv.pipes.get(); p != nil {
 				if p.fits(e.Off, int(n)) && p.fill(e.File, e.Off, int(n)) == nil {
-					if l.holds(at, e) {
+					if l.holds(at, n, e) {
 						if last {
 							c.finishAnd(t, func() { c.pushPiped(t, p, int(n), true) })
 						} else {

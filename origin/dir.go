@@ -41,49 +41,10 @@ func (d *Dir) Local() bool { return true }
 // Close closes the folder; files opened from it stay open.
 func (d *Dir) Close() error { return d.root.Close() }
 
-// maxDepth bounds how deep Walk descends: deeper than any backup product nests
-// its folders, and an end to a maze of directories.
-const maxDepth = 12
-
 // Walk implements Folder. Symbolic links to files are visited as files where they
 // stay inside; links to folders are not followed.
 func (d *Dir) Walk(ctx context.Context, enter func(dir string) bool, visit func(Entry), unreadable func(name string, err error)) error {
-	fsys := d.root.FS()
-	return fs.WalkDir(fsys, ".", func(name string, de fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			if name == "." {
-				return err
-			}
-			unreadable(name, err)
-			return nil
-		}
-		if de.IsDir() {
-			if name != "." && enter != nil && !enter(name) {
-				return fs.SkipDir
-			}
-			if name != "." && strings.Count(name, "/") >= maxDepth {
-				unreadable(name, fmt.Errorf("nested deeper than %d folders", maxDepth))
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if t := de.Type(); !t.IsRegular() && t&fs.ModeSymlink == 0 {
-			return nil
-		}
-		e, err := d.Stat(ctx, name)
-		switch {
-		case err == nil:
-			visit(e)
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotRegular):
-			// A dangling link, a link to a folder, or gone since it was listed.
-		default:
-			unreadable(name, err)
-		}
-		return nil
-	})
+	return WalkFolder(ctx, d, enter, visit, unreadable)
 }
 
 // Stat implements Folder.
@@ -93,7 +54,7 @@ func (d *Dir) Stat(_ context.Context, name string) (Entry, error) {
 		return Entry{}, err
 	}
 	if !fi.Mode().IsRegular() {
-		return Entry{}, fmt.Errorf("%s: %w", name, errNotRegular)
+		return Entry{}, fmt.Errorf("%s: %w", name, ErrNotRegular)
 	}
 	return Entry{Name: path.Clean(name), ModTime: fi.ModTime(), Version: versionOf(fi), Allocated: allocatedOf(fi)}, nil
 }
@@ -139,7 +100,7 @@ func (d *Dir) Open(_ context.Context, name string) (File, error) {
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s: %w", name, errNotRegular)
+		err = fmt.Errorf("%s: %w", name, ErrNotRegular)
 	}
 	if err != nil {
 		f.Close()

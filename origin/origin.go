@@ -83,7 +83,8 @@ type Info struct {
 // ErrChanged means that a file is no longer what it was when it was opened.
 var ErrChanged = errors.New("changed since it was opened")
 
-var errNotRegular = errors.New("not a regular file")
+// ErrNotRegular means that something is no regular file.
+var ErrNotRegular = errors.New("not a regular file")
 
 // Entry is a regular file inside a Folder.
 type Entry struct {

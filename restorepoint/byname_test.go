@@ -129,6 +129,26 @@ func TestNamedParents(t *testing.T) {
 	}
 }
 
+// TestCopiedChain lists a chain whose files were copied in any order: a parent is
+// no younger than its child.
+func TestCopiedChain(t *testing.T) {
+	s := newSource(t)
+	s.overlay("web01.qcow2", 5, "", "")
+	s.overlay("web01.snap1", 3, "web01.qcow2", "qcow2")
+	s.overlay("web01.snap2", 4, "web01.snap1", "qcow2")
+	c, err := s.open("").List(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for _, p := range c.Points {
+		order = append(order, p.ID+" "+p.Disks[0].Files[0])
+	}
+	if got := strings.Join(order, ", "); got != "2026-11-18T05-30-00Z web01.qcow2, 2026-11-18T05-30-00Z-2 web01.snap1, 2026-11-18T06-30-00Z web01.snap2" {
+		t.Error(got)
+	}
+}
+
 // TestNamedParentsMissing tells what is wrong with a backing file.
 func TestNamedParentsMissing(t *testing.T) {
 	s := newSource(t)

@@ -11,6 +11,7 @@ import (
 // one of each, and of each snapshot inside one.
 func (s *Source) folderStates(images []*imageFile) (states []diskState) {
 	names := s.machineNames(images)
+	times := s.imageTimes(images)
 	disks := splitDisks(images, names)
 	parents := make(map[*imageFile]bool)
 	for _, f := range images {
@@ -20,7 +21,7 @@ func (s *Source) folderStates(images []*imageFile) (states []diskState) {
 		st := diskState{
 			machine: names[f], disk: names[f], layout: LayoutFolder, scope: f.scope, image: f,
 		}
-		st.time, st.from = s.imageTime(f)
+		st.time, st.from = times[f].t, times[f].from
 		if d, ok := disks[names[f]]; ok {
 			st.machine, st.disk, st.rank = d.machine, d.disk, d.rank
 		}

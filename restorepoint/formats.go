@@ -19,8 +19,18 @@ import (
 // What yester can read, in the order in which it is probed for. This is the one
 // place that knows every reader.
 var (
-	imageFormats = []imageformats.Format{vhd.Format, vhdx.Format, vmdk.Format, qcow2.Format, ewf.Format, raw.Format}
-	repositories = []imageformats.RepositoryFormat{dated.Rsnapshot, dated.Folders}
-	schemes      = []volume.Scheme{gpt.Scheme, mbr.Scheme}
-	filesystems  = []guestfs.Format{ext4.Format}
+	imageFormats = []imageformats.Format{
+		vhd.Format,
+		vhdx.Format,
+		vmdk.Format,
+		qcow2.Format,
+		ewf.Format,
+		raw.Format,
+	}
+	repositories = []imageformats.RepositoryFormat{
+		dated.Rsnapshot,
+		dated.Folders,
+	}
+	schemes     = []volume.Scheme{gpt.Scheme, mbr.Scheme}
+	filesystems = []guestfs.Format{ext4.Format}
 )

@@ -94,7 +94,7 @@ func (s *Source) openImage(ctx context.Context, f *imageFile, snapshot string, p
 	}
 	opt := imageformats.OpenOptions{
 		Name:               f.name,
-		Files:              append(file.others, extents...),
+		Files:              extents,
 		Snapshot:           snapshot,
 		AllowChangedParent: s.opt.AllowChangedParent,
 		Logger:             s.opt.Logger.With("file", f.name),

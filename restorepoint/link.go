@@ -13,9 +13,9 @@ import (
 // link finds the parent of every differencing image among images, and marks
 // those whose parent is missing, or whose chain is a loop. others are the files
 // that are no image by their content; inside turns a path on the host into the name
-// of a file that may be among these, or nothing; allowChanged takes a parent by its name where its id has changed. It
-// returns images together with those of others that an image says to be its raw
-// parent.
+// of a file that may be among these, or nothing. allowChanged takes a parent by its
+// name where its id has changed. It returns images together with those of others
+// that an image says to be its raw parent.
 func link(images, others []*imageFile, inside func(string) string, allowChanged bool) []*imageFile {
 	byName := make(map[string]*imageFile, len(images))
 	byID := make(map[string][]*imageFile)
@@ -65,11 +65,11 @@ func link(images, others []*imageFile, inside func(string) string, allowChanged 
 func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*imageFile, allowChanged bool) (*imageFile, error) {
 	want := f.info.Parent
 	dir := path.Dir(f.name)
-	var wrong *imageFile
 	ids := []string{want.ID}
 	if want.AltID != "" {
 		ids = append(ids, want.AltID)
 	}
+	var wrong *imageFile
 	try := func(name string) *imageFile {
 		p := byName[name]
 		if p == nil || p == f {
@@ -103,10 +103,9 @@ func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*i
 	}
 	var same []*imageFile
 	for _, id := range ids {
-		if same = slices.DeleteFunc(slices.Clone(byID[id]), func(p *imageFile) bool { return p == f }); len(same) > 0 {
-			break
-		}
+		same = append(same, byID[id]...)
 	}
+	same = slices.DeleteFunc(same, func(p *imageFile) bool { return p == f })
 	if want.IDShared {
 		if wrong != nil && allowChanged {
 			return wrong, nil // whoever opens it warns

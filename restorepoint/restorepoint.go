@@ -9,8 +9,10 @@ import (
 	"log/slog"
 	"time"
 
+	"yester/cache"
 	"yester/guestfs"
 	"yester/imageformats"
+	"yester/imageformats/ebs"
 	"yester/origin"
 	"yester/restorepoint/layout"
 )
@@ -117,7 +119,9 @@ type Disk struct {
 	// of, the only one in Info.Snapshots then; empty for the image's active state.
 	Snapshot string `json:"snapshot,omitempty"`
 
+	// What the disk is made of: one of the two.
 	image *imageFile
+	snap  *ebs.Snapshot
 }
 
 // ChainImage is one of the images that a disk is made of.
@@ -127,9 +131,11 @@ type ChainImage struct {
 	Info  imageformats.Info
 }
 
-// Chain returns the images that d is made of, as Files names them; none of a disk
-// that is missing.
+// Chain returns the images that d is made of, as Files names them.
 func (d *Disk) Chain() (chain []ChainImage) {
+	if d.image == nil {
+		return []ChainImage{{d.Files[0], d.Bytes, d.Info}}
+	}
 	for _, f := range d.image.chain() {
 		chain = append(chain, ChainImage{f.name, f.bytes(), f.info})
 	}
@@ -152,6 +158,14 @@ type Options struct {
 	GroupWindow time.Duration
 	// Spool keeps bytes that are dear to make; nil: in temporary files.
 	Spool imageformats.Spooler
+	// Cache returns the cache that is laid over what lies far away, opened when it
+	// is first needed; nil: a source that lies far away can't be opened.
+	Cache func() (*cache.Cache, error)
+	// SSH is the ssh program with its options; empty: "ssh".
+	SSH []string
+	// EBS says what snapshots cost and may cost at most; the rest of it comes from
+	// the source's location and from what AWS's own tools are configured with.
+	EBS EBSOptions
 	// NumericIDs takes recorded owners by number instead of by name.
 	NumericIDs bool
 	// Logger receives warnings; nil discards them.

@@ -26,16 +26,16 @@ import (
 
 // imageFile is a container found in the source: one file, or the parts of one.
 type imageFile struct {
-	separate bool   // the format puts the parts together itself (EWF)
-	name     string // of its first part, relative to the source
-	parts    []origin.Entry
-	format   imageformats.Format
-	info     imageformats.Info
-	err      error // why it is no image by its content
-	scope    *scope
+	name   string // of its first part, relative to the source
+	parts  []origin.Entry
+	format imageformats.Format
+	info   imageformats.Info
+	err    error // why it is no image by its content
+	scope  *scope
 
-	// extents are the further files that info.Files names, in its order; some are
-	// missing where there is a problem.
+	// extents are the further files that the format puts together itself: those
+	// that info.Files names, in its order, or an EWF set's further segments. Some
+	// are missing where there is a problem.
 	extents []origin.Entry
 
 	parent  *imageFile
@@ -291,25 +291,28 @@ func (s *Source) walkLive(ctx context.Context, live *scope, unreadable func(stri
 func putTogether(c *scope) (files []*imageFile, ignored []Ignored) {
 	names := slices.Sorted(maps.Keys(c.files))
 	inParts := make(map[string]bool)
-	group := func(first string, pick func(first string, names []string) ([]string, error), separate bool) {
+	group := func(first string, pick func(first string, names []string) ([]string, error)) *imageFile {
 		group, err := pick(first, names)
 		if err != nil {
 			ignored = append(ignored, Ignored{Name: first, Reason: err.Error(), Damaged: true})
 			inParts[first] = true
-			return
+			return nil
 		}
-		f := &imageFile{name: first, separate: separate, scope: c}
+		f := &imageFile{name: first, scope: c}
 		for _, n := range group {
 			inParts[n] = true
 			f.parts = append(f.parts, c.files[n])
 		}
 		files = append(files, f)
+		return f
 	}
 	for _, first := range names {
 		if _, number, ok := raw.SplitName(first); ok && number <= 1 && !inParts[first] {
-			group(first, raw.Parts, false)
+			group(first, raw.Parts)
 		} else if _, number, ok := ewf.SplitName(first); ok && number == 1 {
-			group(first, ewf.Segments, true)
+			if f := group(first, ewf.Segments); f != nil {
+				f.parts, f.extents = f.parts[:1:1], f.parts[1:]
+			}
 		}
 	}
 	for _, n := range names {
@@ -333,12 +336,10 @@ func (s *Source) probe(ctx context.Context, f *imageFile) (imageformats.Format, 
 	return imageformats.Probe(ctx, file.bytes, imageFormats...)
 }
 
-// hostFile is an opened imageFile: its parts, joined where there are several, or
-// the first and the others.
+// hostFile is an opened imageFile: its parts, joined where there are several.
 type hostFile struct {
-	bytes  block.Reader
-	others []block.Reader // what goes to the format as OpenOptions.Files
-	parts  []origin.File  // all that are open
+	bytes block.Reader
+	parts []origin.File // all that are open
 }
 
 func (h *hostFile) close() {
@@ -351,8 +352,8 @@ func (h *hostFile) close() {
 func (s *Source) openFile(ctx context.Context, f *imageFile) (*hostFile, error) {
 	h := &hostFile{}
 	readers, err := h.open(ctx, s.dir, f.parts)
-	if err == nil && (len(readers) == 1 || f.separate) {
-		h.bytes, h.others = readers[0], readers[1:]
+	if err == nil && len(readers) == 1 {
+		h.bytes = readers[0]
 	} else if err == nil {
 		h.bytes, err = raw.Join(readers)
 	}

@@ -216,7 +216,7 @@ func (s *Source) walk(ctx context.Context, dir string, depth int, visit func(ori
 			e, err := s.dir.Stat(ctx, name)
 			if err == nil {
 				visit(e)
-			} else if de.Type == 0 && !errors.Is(err, fs.ErrNotExist) {
+			} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, origin.ErrNotRegular) {
 				unreadable(name, err)
 			}
 		}

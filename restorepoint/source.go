@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -21,21 +22,32 @@ import (
 // Source is a place where restore points live. It is safe for parallel use.
 type Source struct {
 	location string
-	dir      origin.Folder
-	only     string // when the source is one file: its name in dir
-	opt      Options
+	// dir is where the files are; nil of a source without any, and of one that lies
+	// far away until it is first listed.
+	dir  origin.Folder
+	only string // when the source is one file: its name in dir
+	opt  Options
 
-	mu     sync.Mutex // serialises listings; guards the maps
+	// connect makes the connection to a source that lies far away, and sets dir and
+	// only, or snapshots; nil once it has.
+	connect   func(context.Context) error
+	far       bool            // doesn't lie on this host
+	snapshots *snapshotSource // in place of dir
+
+	mu     sync.Mutex // serialises listings; guards what follows
 	probed map[string]probed
 	texts  map[string]parsed // configuration files
 	seen   map[string]bool   // those of texts that the listing in progress has met
+	listed time.Time         // when last was made
+	last   *Catalogue        // the last listing
 
 	images imagePool
 	trees  []treeRoot // guarded by mu
 }
 
-// Open opens the source at location: a disk image, or a folder in which images
-// lie. Nothing is read yet.
+// Open opens the source at location: a disk image, or a folder in which restore
+// points lie, on this host or far away (sftp://, ebs://). Nothing is read yet, and
+// no connection made.
 func Open(location string, opt Options) (*Source, error) {
 	if opt.Location == nil {
 		opt.Location = time.Local
@@ -43,8 +55,11 @@ func Open(location string, opt Options) (*Source, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
+	s := &Source{location: location, opt: opt, texts: make(map[string]parsed)}
+	s.images.open = s.openImage
 	if scheme, _, ok := strings.Cut(location, "://"); ok {
-		return nil, fmt.Errorf("%s: sources of type %q are not supported", location, scheme)
+		s.far = true
+		return s, s.openFar(scheme)
 	}
 	abs, err := filepath.Abs(location)
 	if err != nil {
@@ -57,7 +72,6 @@ func Open(location string, opt Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{location: location, opt: opt, texts: make(map[string]parsed)}
 	folder := abs
 	if !fi.IsDir() {
 		if !fi.Mode().IsRegular() {
@@ -65,7 +79,6 @@ func Open(location string, opt Options) (*Source, error) {
 		}
 		folder, s.only = filepath.Split(abs)
 	}
-	s.images.open = s.openImage
 	s.dir, err = origin.OpenDir(folder)
 	return s, err
 }
@@ -73,11 +86,34 @@ func Open(location string, opt Options) (*Source, error) {
 // Location returns the source as the user named it.
 func (s *Source) Location() string { return s.location }
 
-// HostPath returns the absolute path of the folder or file on the host.
-func (s *Source) HostPath() string { return filepath.Join(s.dir.Path(), s.only) }
+// HostPath returns the absolute path of the folder or file on this host; empty
+// when the source lies far away.
+func (s *Source) HostPath() string {
+	if s.far {
+		return ""
+	}
+	return filepath.Join(s.dir.Path(), s.only)
+}
+
+// Place names the source for people: its path on this host, or its location.
+func (s *Source) Place() string {
+	if s.far {
+		return s.location
+	}
+	return s.HostPath()
+}
 
 // Close closes the source. Points opened from it must be closed first.
-func (s *Source) Close() error { return errors.Join(s.closeTrees(), s.dir.Close()) }
+func (s *Source) Close() error {
+	err := s.closeTrees()
+	if s.dir != nil {
+		err = errors.Join(err, s.dir.Close())
+	}
+	if s.snapshots != nil {
+		err = errors.Join(err, s.snapshots.close())
+	}
+	return err
+}
 
 // Catalogue is one listing of a source.
 type Catalogue struct {
@@ -106,10 +142,32 @@ func (c *Catalogue) Of(machine string) []Point {
 }
 
 // List lists the source anew. Files that have not changed since the last listing
-// are not read again.
+// are not read again. A source that lies far away isn't asked more often than a
+// person would look.
 func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.connect != nil {
+		if err := s.connect(ctx); err != nil {
+			return nil, err
+		}
+		s.connect = nil
+	}
+	if s.far && s.last != nil && time.Since(s.listed) < farListing {
+		return s.last, nil
+	}
+	cat, err := s.listAll(ctx)
+	if err == nil {
+		s.last, s.listed = cat, time.Now()
+	}
+	return cat, err
+}
+
+// listAll is List without looking back.
+func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
+	if s.snapshots != nil {
+		return s.snapshots.list(ctx)
+	}
 	found, err := s.scan(ctx)
 	if err != nil {
 		return nil, err
@@ -236,6 +294,32 @@ func sameSecond(before []Point, p *Point) (n int) {
 		n++
 	}
 	return n
+}
+
+type pointTime struct {
+	t    time.Time
+	from TimeFrom
+}
+
+// imageTimes returns the times of the points that images are. A file's
+// modification time is lost when it is copied; a parent that has nothing better is
+// no younger than its child.
+func (s *Source) imageTimes(images []*imageFile) map[*imageFile]pointTime {
+	times := make(map[*imageFile]pointTime, len(images))
+	depth := make(map[*imageFile]int, len(images))
+	for _, f := range images {
+		t, from := s.imageTime(f)
+		times[f] = pointTime{t, from}
+		depth[f] = len(f.chain())
+	}
+	deepest := slices.Clone(images)
+	slices.SortStableFunc(deepest, func(a, b *imageFile) int { return depth[b] - depth[a] })
+	for _, f := range deepest {
+		if p, ok := times[f.parent]; ok && p.from == FromMtime && p.t.After(times[f].t) {
+			times[f.parent] = pointTime{times[f].t, FromMtime}
+		}
+	}
+	return times
 }
 
 // imageTime returns the time of the point that f is.

@@ -5,11 +5,39 @@ set -eu
 
 # package:command that tells whether it is there
 demo="e2fsprogs:mkfs.ext4 fuse3:fusermount3"
-test="$demo qemu-utils:qemu-img qemu-system-common:qemu-storage-daemon fdisk:sfdisk gdisk:sgdisk attr:setfattr acl:setfacl
- xfsprogs:mkfs.xfs dosfstools:mkfs.vfat exfatprogs:mkfs.exfat ntfs-3g:mkntfs parted:parted util-linux:partx
- libvhdi-utils:vhdimount libvmdk-utils:vmdkmount ewf-tools:ewfacquire psmisc:fuser tzdata:-/usr/share/zoneinfo/Europe/Berlin libiscsi-bin:iscsi-test-cu
- qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
- qemu-system-x86:qemu-system-x86_64 cpio:cpio cryptsetup-bin:cryptsetup rsync:rsync rsnapshot:rsnapshot btrfs-progs:mkfs.btrfs python3:python3"
+test="$demo
+	acl:setfacl
+	attr:setfattr
+	btrfs-progs:mkfs.btrfs
+	cpio:cpio
+	cryptsetup-bin:cryptsetup
+	dosfstools:mkfs.vfat
+	ewf-tools:ewfacquire
+	exfatprogs:mkfs.exfat
+	fdisk:sfdisk
+	gdisk:sgdisk
+	libiscsi-bin:iscsi-test-cu
+	libvhdi-utils:vhdimount
+	libvmdk-utils:vmdkmount
+	ntfs-3g:mkntfs
+	openssh-client:ssh
+	openssh-server:-/usr/sbin/sshd
+	parted:parted
+	procps:pkill
+	psmisc:fuser
+	python3-boto3:-/usr/lib/python3/dist-packages/boto3
+	python3:python3
+	qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
+	qemu-system-common:qemu-storage-daemon
+	qemu-system-x86:qemu-system-x86_64
+	qemu-utils:qemu-img
+	rdiff:rdiff
+	rsnapshot:rsnapshot
+	rsync:rsync
+	tzdata:-/usr/share/zoneinfo/Europe/Berlin
+	util-linux:partx
+	xfsprogs:mkfs.xfs
+"
 
 case "${1:-}" in
 demo) want=$demo ;;

@@ -76,15 +76,16 @@ type inspection struct {
 }
 
 type inspectedDisk struct {
-	Name       string            `json:"name"`
-	Size       int64             `json:"size"`
-	Chain      []inspectedImage  `json:"chain"` // the point's own image first
-	Scheme     string            `json:"scheme,omitempty"`
-	ID         string            `json:"id,omitempty"`
-	SectorSize int               `json:"sector_size,omitempty"`
-	Warnings   []string          `json:"warnings,omitempty"`
-	Error      string            `json:"error,omitempty"` // why there are no volumes
-	Volumes    []inspectedVolume `json:"volumes,omitempty"`
+	Name       string             `json:"name"`
+	Size       int64              `json:"size"`
+	MaxCost    *restorepoint.Cost `json:"max_cost,omitempty"` // of reading all of it, where that costs money
+	Chain      []inspectedImage   `json:"chain"`              // the point's own image first
+	Scheme     string             `json:"scheme,omitempty"`
+	ID         string             `json:"id,omitempty"`
+	SectorSize int                `json:"sector_size,omitempty"`
+	Warnings   []string           `json:"warnings,omitempty"`
+	Error      string             `json:"error,omitempty"` // why there are no volumes
+	Volumes    []inspectedVolume  `json:"volumes,omitempty"`
 }
 
 type inspectedImage struct {
@@ -128,7 +129,7 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 		g.problem(t, err)
 	}
 	for _, d := range s.point.Disks {
-		out := inspectedDisk{Name: d.Name, Size: d.Image.Size()}
+		out := inspectedDisk{Name: d.Name, Size: d.Image.Size(), MaxCost: d.MaxCost()}
 		for _, img := range d.Chain() {
 			out.Chain = append(out.Chain, inspectedImage{File: img.Name, Stored: img.Bytes, Image: &img.Info})
 		}
@@ -243,6 +244,9 @@ func (g *globalFlags) printInspection(out io.Writer, in *inspection) {
 
 func (g *globalFlags) printDisk(out io.Writer, d *inspectedDisk) {
 	fmt.Fprintf(out, "Disk %s: %s (%d bytes)\n", printable(d.Name), formatBytes(d.Size), d.Size)
+	if d.MaxCost != nil {
+		fmt.Fprintf(out, "  Reading all of it costs at most %s\n", d.MaxCost.Text)
+	}
 	fmt.Fprintln(out, "  Image chain, this point's first:")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, img := range d.Chain {

@@ -215,8 +215,8 @@ func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 	}
 	defer src.Close()
 	reg, err := running.Register(running.Service{
-		Kind: "mount", PID: os.Getpid(), Source: src.HostPath(), Where: m.Dir(), Started: time.Now().UTC(), Log: f.logFile,
-	}, func() any { return m.Stats() })
+		Kind: "mount", PID: os.Getpid(), Source: src.Place(), Where: m.Dir(), Started: time.Now().UTC(), Log: f.logFile,
+	}, func() any { return mountStats{m.Stats(), g.cache.stats(), src.Cost()} })
 	if err != nil {
 		logger.Warn("yester status will not show this mount", "error", err)
 	} else {
@@ -247,6 +247,9 @@ func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 	<-done
 	st := m.Stats()
 	logger.Info("unmounted", "reads", st.Reads, "bytes", st.Bytes, "errors", st.Errors)
+	if c := src.Cost(); c != nil {
+		logger.Info("fetched " + c.Text)
+	}
 	return nil
 }
 

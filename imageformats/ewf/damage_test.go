@@ -65,7 +65,7 @@ func small(t testing.TB, level string) (readertest.Bytes, string) {
 	d := disk(160 << 10)
 	data := slices.Concat(d[60<<10:][:10<<10], make([]byte, 6<<10), d[:2<<10]) // text, zeros, noise
 	if level == "none" {
-		data = data[8<<10:]
+		data = data[15<<10:]
 	}
 	return data, acquire(t, data, "-f", "encase6", "-c", level, "-b", "16", "-d", "sha1")
 }

@@ -110,7 +110,7 @@ func acquire(t testing.TB, data []byte, args ...string) string {
 // TestRead compares what sets of every kind hold with what they were made of, and
 // the digests with the disk's own.
 func TestRead(t *testing.T) {
-	data := disk(2<<20 + 6*512)
+	small, large := disk(500<<10+6*512), disk(2<<20+6*512)
 	for _, args := range []string{
 		"-f encase1 -c none", "-f encase2 -c fast", "-f encase3 -c best", "-f encase4 -c none",
 		"-f encase5 -c none", "-f encase5 -c fast", "-f encase5 -c best", "-f encase5 -c fast -S 1048576",
@@ -121,6 +121,10 @@ func TestRead(t *testing.T) {
 	} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
+			data := small
+			if strings.Contains(args, "-S") {
+				data = large // for several segments
+			}
 			path := acquire(t, data, strings.Fields(args)...)
 			img, err := openSet(t, path)
 			if err != nil {

@@ -2,6 +2,7 @@ package ewf
 
 import (
 	"bytes"
+	"compress/zlib"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -13,8 +14,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf16"
-
-	"github.com/klauspost/compress/zlib"
 
 	"yester/imageformats"
 	"yester/internal/block"

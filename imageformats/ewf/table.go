@@ -3,16 +3,15 @@ package ewf
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/adler32"
-	"io"
 	"log/slog"
 	"sort"
 	"sync"
 
-	"github.com/klauspost/compress/zlib"
-
-	"yester/internal/ondisk"
+	"yester/internal/inflate"
 )
 
 // table says where a run of chunks lies in one segment.
@@ -218,48 +217,26 @@ func (img *Image) unpack(ctx context.Context, seg *segment, n, at, size, want in
 	return out[:want:want], nil
 }
 
-var (
-	inputs = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-	zlibs  sync.Pool // of zlib's readers, made of the first chunk that is read
-)
+var inputs = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// unzlib unpacks in into out, and returns how much that was; more than out takes
-// is an error.
+// unzlib unpacks in (RFC 1950) into out, and returns how much that was; more than
+// out takes is an error. Behind the stream is its Adler-32.
 func unzlib(out, in []byte) (int, error) {
-	r, ok := zlibs.Get().(io.ReadCloser)
-	if ok {
-		if err := r.(zlib.Resetter).Reset(bytes.NewReader(in), nil); err != nil {
-			return 0, err // what is left of the reader is not worth keeping
-		}
-	} else {
-		var err error
-		if r, err = zlib.NewReader(bytes.NewReader(in)); err != nil {
-			return 0, err
-		}
+	const deflate, dictionary = 8, 0x20
+	if len(in) < 2 || in[0]&15 != deflate || (int(in[0])<<8|int(in[1]))%31 != 0 || in[1]&dictionary != 0 {
+		return 0, errors.New("no zlib header")
 	}
-	defer zlibs.Put(r)
-	n, err := io.ReadFull(r, out)
-	switch err {
-	case nil:
-		var over [1]byte
-		if k, err := r.Read(over[:]); k > 0 || err != io.EOF { // the checksum is verified here
-			return n, fmt.Errorf("more than %d bytes, or %w", n, errOr(err))
-		}
-		return n, nil
-	case io.ErrUnexpectedEOF, io.EOF:
-		// The stream's own end, or that of what was given: ask again.
-		var over [1]byte
-		if _, err := r.Read(over[:]); err != io.EOF {
-			return n, errOr(err)
-		}
-		return n, nil
+	n, taken, ended, err := inflate.Raw(out, in[2:])
+	switch {
+	case err != nil:
+		return 0, err
+	case !ended:
+		return 0, fmt.Errorf("more than %d bytes", n)
+	case len(in)-2-taken < 4:
+		return 0, inflate.ErrShort
 	}
-	return n, err
-}
-
-func errOr(err error) error {
-	if err == nil {
-		return ondisk.ErrCorrupt
+	if got, want := adler32.Checksum(out[:n]), binary.BigEndian.Uint32(in[2+taken:]); got != want {
+		return 0, fmt.Errorf("checksum %#x, by its content %#x", want, got)
 	}
-	return err
+	return n, nil
 }

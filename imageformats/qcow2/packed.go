@@ -8,8 +8,9 @@ import (
 	"io"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
+
+	"yester/internal/inflate"
 )
 
 // maxWindow bounds what a frame of zstd may ask a decoder to keep, bytes: what
@@ -60,7 +61,7 @@ func (l *layer) decode(ctx context.Context, n int64) ([]byte, error) {
 	if l.meta.compression == compressionZstd {
 		err = unzstd(out, in)
 	} else {
-		err = inflate(out, in)
+		err = unzlib(out, in)
 	}
 	if err != nil {
 		return nil, l.corrupt("compressed cluster", int64(at), "of disk offset %#x: %v", cluster<<l.bits, err)
@@ -69,9 +70,8 @@ func (l *layer) decode(ctx context.Context, n int64) ([]byte, error) {
 }
 
 var (
-	inputs   = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-	inflates = sync.Pool{New: func() any { return flate.NewReader(bytes.NewReader(nil)) }}
-	zstds    = sync.Pool{New: func() any {
+	inputs = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+	zstds  = sync.Pool{New: func() any {
 		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecodeBuffersBelow(0))
 		if err != nil {
@@ -81,18 +81,17 @@ var (
 	}}
 )
 
-// inflate fills out with what in holds by RFC 1951. Nothing is decompressed
-// beyond out: the rest of in belongs to others.
-func inflate(out, in []byte) error {
-	r := inflates.Get().(io.ReadCloser)
-	defer inflates.Put(r)
-	if err := r.(flate.Resetter).Reset(bytes.NewReader(in), nil); err != nil {
-		return err
+// unzlib fills out with what in holds by RFC 1951. Nothing is decompressed beyond
+// out: the rest of in belongs to others.
+func unzlib(out, in []byte) error {
+	n, _, _, err := inflate.Raw(out, in)
+	if err == nil && n < len(out) {
+		err = fmt.Errorf("%d bytes instead of %d", n, len(out))
 	}
-	return fill(r, out)
+	return err
 }
 
-// unzstd is inflate by RFC 8878; several frames may follow each other.
+// unzstd is unzlib by RFC 8878; several frames may follow each other.
 func unzstd(out, in []byte) error {
 	d, ok := zstds.Get().(*zstd.Decoder)
 	if !ok {
@@ -102,11 +101,7 @@ func unzstd(out, in []byte) error {
 	if err := d.Reset(bytes.NewReader(in)); err != nil {
 		return err
 	}
-	return fill(d, out)
-}
-
-func fill(r io.Reader, out []byte) error {
-	n, err := io.ReadFull(r, out)
+	n, err := io.ReadFull(d, out)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%d bytes instead of %d", n, len(out))
 	}

@@ -24,14 +24,14 @@ func TestRead(t *testing.T) {
 		{"compat=0.10,cluster_size=4096", 3 << 20, true, 2 << 20},
 		{"cluster_size=512", 1<<20 + 512, true, 0},
 		{"cluster_size=1024", 2 << 20, true, 3 << 20},
-		{"", 9<<20 + 4608, true, 5<<20 + 512},
-		{"cluster_size=2M", 17<<20 + 512, true, 9<<20 + 512},
-		{"compression_type=zstd", 9<<20 + 512, true, 0},
-		{"compression_type=zstd,cluster_size=2M", 9<<20 + 512, true, 0},
+		{"", 5<<20 + 4608, true, 3<<20 + 512},
+		{"cluster_size=2M", 7<<20 + 512, true, 5<<20 + 512},
+		{"compression_type=zstd", 5<<20 + 512, true, 0},
+		{"compression_type=zstd,cluster_size=2M", 5<<20 + 512, true, 0},
 		{"compression_type=zstd,cluster_size=512", 1 << 20, true, 2 << 20},
 		{"extended_l2=on", 6<<20 + 512, true, 5 << 20},
 		{"extended_l2=on,cluster_size=16k,compression_type=zstd", 5 << 20, true, 0},
-		{"extended_l2=on,cluster_size=2M", 9<<20 + 512, true, 9 << 20},
+		{"extended_l2=on,cluster_size=2M", 5<<20 + 512, true, 4 << 20},
 		{"data_file=data", 5<<20 + 512, false, 3 << 20},
 		{"data_file=data,data_file_raw=on", 5<<20 + 512, false, 0},
 		{"data_file=data,extended_l2=on", 5<<20 + 512, false, 3 << 20},
@@ -54,7 +54,7 @@ func TestRead(t *testing.T) {
 				backing = []string{"-b", base, "-F", "qcow2"}
 			}
 			create(t, path, c.size, options, backing...)
-			writes(t, path, 1, 24, c.packed)
+			writes(t, path, 1, 20, c.packed)
 			readertest.Run(t, openImage(t, path, ""), asQEMU(t, path, ""), c.backing, 512, 2048, 32<<10)
 		})
 	}
@@ -64,7 +64,7 @@ func TestRead(t *testing.T) {
 // them compressed.
 func TestConverted(t *testing.T) {
 	plain := filepath.Join(t.TempDir(), "plain")
-	data := make([]byte, 6<<20+512)
+	data := make([]byte, 2<<20+512)
 	for i := range data {
 		switch i >> 18 % 3 {
 		case 0:

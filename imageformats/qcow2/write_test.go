@@ -34,6 +34,16 @@ func (d islands) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// touches reports whether there is data in the n bytes at off.
+func (d islands) touches(off, n int64) bool {
+	for at, s := range d.data {
+		if at < off+n && at+int64(len(s)) > off {
+			return true
+		}
+	}
+	return false
+}
+
 // TestWrite has QEMU check and read back what was written.
 func TestWrite(t *testing.T) {
 	random := make(readertest.Bytes, 3<<20+700)
@@ -84,6 +94,11 @@ func TestWrite(t *testing.T) {
 			a, b := make([]byte, 1<<20), make([]byte, 1<<20)
 			for off := int64(0); off < src.Size(); off += 1 << 20 {
 				n := min(1<<20, src.Size()-off)
+				if d, ok := src.(islands); ok && !d.touches(off, n) {
+					if e, err := block.DataAt(t.Context(), host{got}, off, n); err == nil && e.Zero && e.Len == n {
+						continue
+					}
+				}
 				if err := errors.Join(block.ReadFull(t.Context(), src, a[:n], off), block.ReadFull(t.Context(), got, b[:n], off)); err != nil {
 					t.Fatal(err)
 				}

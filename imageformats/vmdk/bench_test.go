@@ -67,13 +67,13 @@ func BenchmarkReads(b *testing.B) {
 		runTool(b, "qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+sub, raw, img)
 		b.Run(sub, func(b *testing.B) { benchReads(b, openImage(b, img, nil)) })
 		if sub == "streamOptimized" {
-			b.Run(sub+"/qemu-img", func(b *testing.B) {
+			b.Run(sub+"/qemu-img convert", func(b *testing.B) {
 				b.SetBytes(benchSize)
 				for b.Loop() {
 					runTool(b, "qemu-img", "convert", "-f", "vmdk", "-O", "raw", "-t", "unsafe", "-W", "-m", "16", img, filepath.Join(dir, "back"))
 				}
 			})
-			b.Run(sub+"/qemu-img compare", func(b *testing.B) { // reads without writing
+			b.Run(sub+"/qemu-img bench", func(b *testing.B) { // reads without writing
 				b.SetBytes(benchSize)
 				for b.Loop() {
 					runTool(b, "qemu-img", "bench", "-f", "vmdk", "-c", "256", "-d", "16", "-s", "1M", "-S", "1M", img)

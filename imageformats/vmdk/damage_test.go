@@ -192,6 +192,8 @@ func TestStream(t *testing.T) {
 	}{
 		{"sound", func(b []byte) []byte { return b }, "", ""},
 		{"padded with zeros", func(b []byte) []byte { return append(b, make([]byte, 10240)...) }, "", ""},
+		{"in use when it was begun", func(b []byte) []byte { b[offUnclean] = 1; return b }, "", ""},
+		{"in use", func(b []byte) []byte { b[end-1024+offUnclean] = 1; return b }, "", ""},
 		{"no end-of-stream marker", func(b []byte) []byte { return b[:end-512] }, "no end-of-stream", ""},
 		{"no footer", func(b []byte) []byte { return b[:end-1024] }, "footer", ""},
 		{"cut off", func(b []byte) []byte { return b[:end/2] }, "footer", ""},
@@ -223,6 +225,9 @@ func TestStream(t *testing.T) {
 			}
 			if err != nil {
 				t.Fatal(err)
+			}
+			if w := img.info.Warnings; (len(w) > 0) != (c.name == "in use") {
+				t.Errorf("warnings %q", w)
 			}
 			buf := make([]byte, 8192)
 			n, err := img.ReadAt(buf, 0)

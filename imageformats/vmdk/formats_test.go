@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"yester/imageformats"
+	"yester/internal/block"
 	"yester/internal/readertest"
 )
 
@@ -80,7 +82,7 @@ func TestHosted(t *testing.T) {
 		"without a marker": {unmarked: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			const size = 5<<20 + 1536
+			const size = 2<<20 + 1536
 			data := disk(size, 9, 30)
 			kind := "monolithicSparse"
 			if o.stream || o.unmarked {
@@ -100,22 +102,21 @@ func TestHosted(t *testing.T) {
 func TestESX(t *testing.T) {
 	for name, c := range map[string]struct {
 		createType, kind string
+		size             int64 // more than two grain tables, or a part of one
 		make             func(data, parent []byte) []byte
 	}{
-		"COWD":            {"vmfsSparse", "VMFSSPARSE", func(d, p []byte) []byte { return makeCowd(d, p, 1) }},
-		"COWD, grains 8K": {"vmfsSparse", "VMFSSPARSE", func(d, p []byte) []byte { return makeCowd(d, p, 16) }},
-		"seSparse":        {"seSparse", "SESPARSE", makeSe},
+		"COWD":            {"vmfsSparse", "VMFSSPARSE", 4<<20 + 8192, func(d, p []byte) []byte { return makeCowd(d, p, 1) }},
+		"COWD, grains 8K": {"vmfsSparse", "VMFSSPARSE", 6<<20 + 512, func(d, p []byte) []byte { return makeCowd(d, p, 16) }},
+		"seSparse":        {"seSparse", "SESPARSE", 16<<20 + 512, makeSe},
 	} {
 		t.Run(name, func(t *testing.T) {
-			const size = 40<<20 + 8192 // more than two tables of each
+			size := c.size
 			dir := t.TempDir()
 			path := func(name string) string { return filepath.Join(dir, name) }
 			base := disk(size, 5, 40)
 			writeFile(t, path("web-flat.vmdk"), base)
 			writeFile(t, path("web.vmdk"), []byte(lines("vmfs", "", "", line(t, size, "VMFS", "web-flat.vmdk"))))
 			parent := openImage(t, path("web.vmdk"), nil)
-			readertest.Run(t, parent, base)
-
 			writeFile(t, path("alone-x.vmdk"), c.make(base, nil))
 			writeFile(t, path("alone.vmdk"), []byte(lines(c.createType, "", "", line(t, size, c.kind, "alone-x.vmdk"))))
 			qemuReads(t, path("alone.vmdk"), base)
@@ -123,7 +124,7 @@ func TestESX(t *testing.T) {
 
 			state := bytes.Clone(base)
 			change(state, 77, 20)
-			clear(state[3<<20 : 5<<20])
+			clear(state[2<<20 : 3<<20])
 			writeFile(t, path("web-000001-x.vmdk"), c.make(state, base))
 			writeFile(t, path("web-000001.vmdk"), []byte(lines(c.createType, "fedc1234", "web.vmdk", line(t, size, c.kind, "web-000001-x.vmdk"))))
 			qemuReads(t, path("web-000001.vmdk"), state)
@@ -179,4 +180,29 @@ func TestLibvmdk(t *testing.T) {
 	writeFile(t, filepath.Join(dir, "cow-delta.vmdk"), makeCowd(data, nil, 8))
 	writeFile(t, filepath.Join(dir, "cow.vmdk"), []byte(lines("vmfsSparse", "", "", line(t, size, "VMFSSPARSE", "cow-delta.vmdk"))))
 	libvmdkReads(t, filepath.Join(dir, "cow.vmdk"), data)
+}
+
+// TestShorterParent stacks disks of different sizes: beyond a parent's end there
+// are zeros, not the grandparent's data.
+func TestShorterParent(t *testing.T) {
+	var parent imageformats.Image
+	for i, size := range []int{16 << 10, 8 << 10, 16 << 10} {
+		pcid := ""
+		if i > 0 {
+			pcid = "fedc1234"
+		}
+		files := [][]byte{makeSparse(make([]byte, size), make([]byte, size), sparseOptions{grain: 8})}
+		if i == 0 {
+			files[0] = makeSparse(full(size), nil, sparseOptions{grain: 8})
+		}
+		opt := imageformats.OpenOptions{Parent: parent, Files: []block.Reader{readertest.Bytes(files[0])}}
+		img, err := Format.Open(t.Context(), readertest.Bytes(lines("custom", pcid, "p", line(t, int64(size), "SPARSE", "x"))), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parent = img
+	}
+	want := make(readertest.Bytes, 16<<10)
+	copy(want, full(16 << 10)[:8<<10])
+	readertest.Run(t, parent, want)
 }

@@ -62,8 +62,7 @@ func openHosted(ctx context.Context, f *source, log *slog.Logger) (*sparse, []st
 		if err != nil {
 			return nil, nil, err
 		}
-		if foot.capacity != h.capacity || foot.grainSize != h.grainSize || foot.gtes != h.gtes ||
-			foot.flags != h.flags || foot.compress != h.compress || foot.gd == gdAtEnd {
+		if foot.capacity != h.capacity || foot.grainSize != h.grainSize || foot.gtes != h.gtes || foot.gd == gdAtEnd {
 			return nil, nil, f.corrupt("footer", at, "is not that of the header")
 		}
 		h = foot

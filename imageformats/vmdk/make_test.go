@@ -36,6 +36,7 @@ type sparseOptions struct {
 	stream     bool // compressed, with markers and a footer
 	unmarked   bool // compressed, without markers
 	descriptor string
+	room       int // sectors for the descriptor; 0: 20
 	unclean    bool
 	plainZeros bool // store grains of zeros, too
 }
@@ -108,8 +109,11 @@ func makeSparse(data, parent []byte, o sparseOptions) []byte {
 	f.add(h)
 	if o.descriptor != "" {
 		le.PutUint64(h[offDescOffset:], 1)
-		le.PutUint64(h[offDescSize:], 20)
-		f.add(append([]byte(o.descriptor), make([]byte, 20*sectorSize-len(o.descriptor))...))
+		if o.room == 0 {
+			o.room = 20
+		}
+		le.PutUint64(h[offDescSize:], uint64(o.room))
+		f.add(append([]byte(o.descriptor), make([]byte, o.room*sectorSize-len(o.descriptor))...))
 	}
 	grains := grainsOf(data, parent, o.grain*sectorSize, o.plainZeros)
 	tables := (len(grains) + o.gtes - 1) / o.gtes

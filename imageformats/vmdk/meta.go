@@ -16,6 +16,9 @@ import (
 type meta struct {
 	*descriptor
 	self int // the extent that the file itself is; -1 when it is a descriptor only
+	// atEnd: the file has a footer, which counts where it differs from the header
+	// that was written before all else. Only Open reads it.
+	atEnd bool
 	// files says of each extent which of info.Files it lies in; -1: in none.
 	files []int
 	info  imageformats.Info
@@ -116,6 +119,9 @@ func (f *source) embedded(ctx context.Context) (*meta, error) {
 		return nil, f.corrupt("descriptor", at, "none of its %d extents is the sparse one that it lies in", len(m.extents))
 	}
 	m.info.BlockSize = int64(h.grainSize) << sectorShift
+	if m.atEnd = h.gd == gdAtEnd; m.atEnd {
+		return m, nil
+	}
 	if h.unclean {
 		m.warnf("the image is marked as in use: it was not closed, or copied while the machine ran")
 	}

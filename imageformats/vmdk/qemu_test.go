@@ -12,12 +12,15 @@ import (
 // TestQEMU reads every subformat that qemu-img writes and compares with what it
 // reads back.
 func TestQEMU(t *testing.T) {
-	for _, size := range []int64{512, 68 * 512, 3<<20 + 512, 40<<20 + 1536} {
+	for _, size := range []int64{512, 68 * 512, 3<<20 + 512, 33<<20 + 1536} {
 		raw := filepath.Join(t.TempDir(), "raw")
 		data := disk(size, uint64(size), 25)
 		writeFile(t, raw, data)
 		for _, o := range []string{"monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat",
 			"streamOptimized", "monolithicSparse,zeroed_grain=on"} {
+			if size > 32<<20 && o != "monolithicSparse" && o != "streamOptimized" {
+				continue // the size is for a second grain table
+			}
 			t.Run(fmt.Sprintf("%s/%d", o, size), func(t *testing.T) {
 				img := filepath.Join(t.TempDir(), "disk.vmdk")
 				runTool(t, "qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+o, raw, img)

@@ -130,7 +130,7 @@ func (m *meta) openLayer(ctx context.Context, file block.Reader, opt imageformat
 		}
 		e, warnings, err := openExtent(ctx, line, f, opt)
 		m.info.Warnings = append(m.info.Warnings, warnings...)
-		if s, ok := e.(*sparse); ok && i != m.self { // the image itself has been looked at
+		if s, ok := e.(*sparse); ok && (i != m.self || m.atEnd) { // else the header has been looked at
 			m.checkSparse(s, line)
 		}
 		if err != nil {
