@@ -72,8 +72,9 @@ func (s *Source) moments(states []diskState) [][]diskState {
 	groups := make(map[string]int)
 	open := make(map[string]int) // by layout, place and name: the last moment that is not a group
 	for _, st := range states {
-		key, same := "", false
-		i := 0
+		var key string
+		var same bool
+		var i int
 		if st.group != "" {
 			i, same = groups[st.group]
 		} else {

@@ -45,6 +45,10 @@ type Match struct {
 // maxTemplate bounds a template: a path has no more bytes (PATH_MAX).
 const maxTemplate = 4096
 
+// maxParts bounds its pieces: no path has more folders than a source is searched
+// deep, with some names and dates in each.
+const maxParts = 128
+
 // ParseTemplate reads a template such as
 //
 //	{machine}/{time:2006-01-02}/{disk}.vmdk
@@ -64,7 +68,9 @@ func ParseTemplate(text string) (*Template, error) {
 		if err != nil {
 			return nil, fmt.Errorf("at character %d: %w", len(text)-len(rest)+1, err)
 		}
-		count[p.kind]++
+		if count[p.kind]++; len(t.parts) >= maxParts {
+			return nil, fmt.Errorf("more than %d placeholders and pieces between them", maxParts)
+		}
 		t.parts = append(t.parts, p)
 		rest = rest[n:]
 	}

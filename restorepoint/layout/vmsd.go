@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -40,7 +41,19 @@ func ParseVMSD(data []byte) (VMSD, error) {
 	}
 	// The numbers have gaps once snapshots were removed by hand, so that they are
 	// looked for rather than counted.
-	for n := range maxSnapshots {
+	var numbers []int
+	for key := range d {
+		rest, ok := strings.CutPrefix(key, "snapshot")
+		number, isUID := strings.CutSuffix(rest, ".uid")
+		if n, err := strconv.ParseUint(number, 10, 31); ok && isUID && err == nil {
+			numbers = append(numbers, int(n))
+		}
+	}
+	if len(numbers) > maxSnapshots {
+		return VMSD{}, corrupt("vmsd", "uid", "%d snapshots, more than %d", len(numbers), maxSnapshots)
+	}
+	slices.Sort(numbers)
+	for _, n := range numbers {
 		prefix := fmt.Sprintf("snapshot%d.", n)
 		uid := d.get(prefix + "uid")
 		if uid == "" {

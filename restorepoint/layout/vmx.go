@@ -164,7 +164,7 @@ func decode(data []byte) (string, error) {
 			break
 		}
 	}
-	enc := encoding.Encoding(unicode.UTF8)
+	var enc encoding.Encoding = unicode.UTF8
 	switch {
 	case name != "":
 		var err error

@@ -59,7 +59,7 @@ func parseXML(format string, data []byte) (*element, error) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %v: %w", format, err, ondisk.ErrCorrupt)
+			return nil, fmt.Errorf("%s: %w: %w", format, err, ondisk.ErrCorrupt)
 		}
 		at := open[len(open)-1]
 		switch tok := tok.(type) {
