@@ -63,8 +63,8 @@ func TestHiddenSnapshots(t *testing.T) {
 	want := []string{
 		"gone 2026-11-16T00-10-00Z name storage-snapshot [daily.2026-11-16_0010] crash-consistent gone=" + day + "6_0010/gone/gone.qcow2",
 		"old 2026-10-01T00-00-00Z name folder []  old=ds/old-2026-10-01.qcow2",
-		"tank 2026-11-16T00-10-00Z catalogue storage-snapshots [daily.2026-11-16_0010] ",
-		"tank 2026-11-17T00-10-00Z catalogue storage-snapshots [daily.2026-11-17_0010] ",
+		"tank 2026-11-16T00-10-00Z catalogue storage-snapshot [daily.2026-11-16_0010] ",
+		"tank 2026-11-17T00-10-00Z catalogue storage-snapshot [daily.2026-11-17_0010] ",
 		"vm 2026-11-13T22-30-00Z mtime folder []  vm=ds/vm/base.qcow2",
 		"vm 2026-11-16T00-10-00Z name storage-snapshot [daily.2026-11-16_0010] crash-consistent vm=" + day + "6_0010/vm/vm.qcow2",
 		"vm 2026-11-17T00-10-00Z name storage-snapshot [daily.2026-11-17_0010] crash-consistent vm=" + day + "7_0010/vm/vm.qcow2",
@@ -84,7 +84,7 @@ func TestHiddenSnapshots(t *testing.T) {
 				}
 			}
 		}
-		if p.Layout == LayoutStorage && p.Provenance != "NetApp, storage snapshot "+p.Name {
+		if p.Layout == LayoutStorage && p.Kind == KindDisks && p.Provenance != "NetApp, storage snapshot "+p.Name {
 			t.Errorf("provenance %q", p.Provenance)
 		}
 	}

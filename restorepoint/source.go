@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"yester/internal/nametime"
+	"yester/internal/ondisk"
 	"yester/origin"
 )
 
@@ -177,6 +178,10 @@ func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
 	var rest []*imageFile // those of no known layout
 	for _, c := range found.scopes {
 		images := found.link(c, s)
+		if strings.EqualFold(path.Ext(s.only), ".vmx") {
+			states, found.ignored = s.newSurvey(ctx, c, images).onlyMachine(s.only)
+			break
+		}
 		if s.only != "" {
 			if rest, err = s.onlyChain(images, found.ignored); err != nil {
 				return nil, err
@@ -200,6 +205,10 @@ func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
 		found.ignored = append(found.ignored, sv.ignored...)
 	}
 	s.forgetTexts()
+	found.ignored = slices.DeleteFunc(found.ignored, func(i Ignored) bool {
+		t, ok := s.texts[i.Name] // what was read isn't left out
+		return ok && t.err == nil && errors.Is(i.Err, ondisk.ErrFormat)
+	})
 	states = append(states, s.folderStates(rest)...)
 	points := s.assemble(twice(states))
 	if s.only == "" && s.opt.Layout == nil {

@@ -12,6 +12,10 @@ import (
 // vmware finds machines by their .vmx files, and their snapshots by the .vmsd beside
 // it.
 func (sv *survey) vmware() {
+	swaps := make(map[string][]string)
+	for _, name := range sv.scope.named(".vswp") {
+		swaps[path.Dir(name)] = append(swaps[path.Dir(name)], path.Base(name))
+	}
 	for _, name := range sv.scope.named(".vmx") {
 		if sv.ctx.Err() != nil {
 			return
@@ -25,7 +29,7 @@ func (sv *survey) vmware() {
 			sv.ignore(name, "a VMware machine without disks", nil)
 			continue
 		}
-		m := vmwareMachine{survey: sv, config: name, dir: path.Dir(name), vmx: vmx}
+		m := vmwareMachine{survey: sv, config: name, dir: path.Dir(name), vmx: vmx, swaps: swaps}
 		m.name = layout.SafeName(vmx.Name)
 		if m.name == "" {
 			m.name = strings.TrimSuffix(path.Base(name), path.Ext(name))
@@ -41,7 +45,8 @@ type vmwareMachine struct {
 	config, dir string // the .vmx, and its folder
 	vmx         layout.VMX
 	name, place string
-	first       int // of its states
+	first       int                 // of its states
+	swaps       map[string][]string // the names of swap files, by folder
 }
 
 // snapshotList is the .vmsd beside the .vmx; none is no error.
@@ -94,7 +99,7 @@ func (m *vmwareMachine) takenByVSC(list *layout.VMSD) *layout.VMSnapshot {
 	}
 	for i := range list.Snapshots {
 		s := &list.Snapshots[i]
-		if s.UID != list.Current {
+		if s.UID != list.Current && (list.Current != "" || !m.runsOn(s)) {
 			continue
 		}
 		before := m.scope.time.Sub(s.Time)
@@ -103,6 +108,23 @@ func (m *vmwareMachine) takenByVSC(list *layout.VMSD) *layout.VMSnapshot {
 		}
 	}
 	return nil
+}
+
+// runsOn reports whether one of the machine's own disks is based on the disk that
+// the snapshot keeps.
+func (m *vmwareMachine) runsOn(s *layout.VMSnapshot) bool {
+	frozen := make(map[*imageFile]bool)
+	for _, d := range s.Disks {
+		if f := m.survey.find(m.dir, d.File); f != nil {
+			frozen[f] = true
+		}
+	}
+	for _, d := range m.vmx.Disks {
+		if f := m.survey.find(m.dir, d.File); f != nil && frozen[f.parent] {
+			return true
+		}
+	}
+	return false
 }
 
 // base is what all states of the machine have in common.
@@ -198,14 +220,32 @@ func (m *vmwareMachine) running(list *layout.VMSD, vsc *layout.VMSnapshot) {
 	}
 }
 
-// poweredOn reports whether there are files that a machine has while it runs: its
-// swap file, a lock.
+// poweredOn reports whether the machine's swap file is there, which it has while it
+// runs: <name>.vswp or <name>-<id>.vswp.
 func (m *vmwareMachine) poweredOn() bool {
 	stem := strings.TrimSuffix(path.Base(m.config), path.Ext(m.config))
-	for _, name := range []string{stem + ".vswp", stem + ".vmx.lck"} {
-		if _, ok := m.beside(m.dir, name); ok {
+	for _, name := range m.swaps[m.dir] {
+		if rest, ok := strings.CutPrefix(strings.TrimSuffix(name, ".vswp"), stem); ok && (rest == "" || rest[0] == '-') {
 			return true
 		}
 	}
 	return false
+}
+
+// onlyMachine returns the states of the machine with that configuration, and what
+// is wrong with it.
+func (sv *survey) onlyMachine(config string) (states []diskState, ignored []Ignored) {
+	sv.vmware()
+	for _, st := range sv.states {
+		if st.group == config || strings.HasPrefix(st.group, config+" ") {
+			states = append(states, st)
+		}
+	}
+	stem := strings.TrimSuffix(config, path.Ext(config))
+	for _, i := range sv.ignored {
+		if strings.TrimSuffix(i.Name, path.Ext(i.Name)) == stem {
+			ignored = append(ignored, i)
+		}
+	}
+	return states, ignored
 }

@@ -230,7 +230,7 @@ func TestVMware(t *testing.T) {
 	const m = "Web 01 (größer) "
 	src := d.open("")
 	cat := d.check(src,
-		filepath.Base(d.dir)+" 2026-11-15T00-15-00Z catalogue storage-snapshots [weekly.2026-11-15_0015] ",
+		filepath.Base(d.dir)+" 2026-11-15T00-15-00Z catalogue storage-snapshot [weekly.2026-11-15_0015] ",
 		m+"2026-11-10T09-15-30Z snapshot vmware [before upgrade] crash-consistent scsi0-0=web01/web01.vmdk scsi0-1=web01/web01_1.vmdk",
 		m+"2026-11-17T00-30-00Z mtime vmware [daily.0] crash-consistent scsi0-0=.snapshot/daily.0/web01/web01.vmdk scsi0-1=.snapshot/daily.0/web01/web01_1.vmdk",
 		m+"2026-11-18T02-29-20Z snapshot vmware [smvi_8f1d27e3] quiesced scsi0-0=.snapshot/smvi__nightly_job_20261118023000/web01/web01.vmdk scsi0-1=.snapshot/smvi__nightly_job_20261118023000/web01/web01_1.vmdk",
@@ -250,9 +250,17 @@ func TestVMware(t *testing.T) {
 		}
 	}
 	// The folder of the snapshots as the source shows the same, but for what lives.
-	cat, err := d.open(".snapshot").List(t.Context())
-	if err != nil || len(cat.Points) != 8 {
-		t.Errorf("%d points in .snapshot, want 8 (%v)", len(cat.Points), err)
+	if cat := d.must(d.open(".snapshot")); len(cat.Points) != 8 {
+		t.Errorf("%d points in .snapshot, want 8", len(cat.Points))
+	}
+	// So does the machine's configuration alone, for what lives.
+	if cat := d.must(d.open("web01/web01.vmx")); len(cat.Points) != 2 {
+		t.Errorf("%d points of the .vmx, want 2", len(cat.Points))
+	}
+	for _, i := range cat.Ignored {
+		if ext := path.Ext(i.Name); ext == ".vmx" || ext == ".vmsd" && !strings.Contains(i.Name, "daily") {
+			t.Errorf("%s, which was read, is left out: %s", i.Name, i.Reason)
+		}
 	}
 	// Nothing is read again.
 	before := len(src.texts)

@@ -46,7 +46,7 @@ var Folders = imageformats.RepositoryFormat{
 // name has or else at its modification time. Who calls it knows such a folder by
 // its place.
 var Snapshots = imageformats.RepositoryFormat{
-	Name: "storage-snapshots",
+	Name: "storage-snapshot",
 	Probe: func(context.Context, origin.Folder, string) (bool, error) {
 		return false, nil
 	},
