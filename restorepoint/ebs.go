@@ -78,7 +78,7 @@ func (n *snapshotSource) list(ctx context.Context) (*Catalogue, error) {
 			p.Disks = append(p.Disks, n.disk(snap))
 			keys = append(keys, n.client.Key(snap.ID), snap.State)
 			if err := snap.Problem(); err != nil && p.Problem == "" {
-				p.Problem = err.Error()
+				p.Problem, p.problem = err.Error(), err
 			}
 		}
 		p.key = strings.Join(keys, " ") + p.Problem

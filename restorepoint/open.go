@@ -61,8 +61,8 @@ func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
 		o.Tree = tree
 		return o, nil
 	}
-	if p.Problem != "" {
-		return nil, &pointError{point: &p, err: p.problem()}
+	if p.problem != nil {
+		return nil, &pointError{point: &p, err: p.problem}
 	}
 	for _, d := range p.Disks {
 		img, err := o.openDisk(ctx, &d)
@@ -95,19 +95,6 @@ func (o *Opened) openDisk(ctx context.Context, d *Disk) (block.Reader, error) {
 	}
 	o.images = append(o.images, img)
 	return img.Image, nil
-}
-
-// problem returns the cause of p.Problem.
-func (p *Point) problem() error {
-	for _, d := range p.Disks {
-		if d.image != nil && d.image.problem != nil {
-			return d.image.problem
-		}
-		if d.snap != nil && d.snap.Problem() != nil {
-			return d.snap.Problem()
-		}
-	}
-	return errors.New(p.Problem)
 }
 
 // pointError says which point could not be opened.

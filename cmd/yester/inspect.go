@@ -57,19 +57,22 @@ system, and where its /etc/fstab mounts the volumes.`,
 
 // inspection is what --json prints.
 type inspection struct {
-	Source   string            `json:"source"`
-	Point    string            `json:"point"`
-	Machine  string            `json:"machine"`
-	Time     string            `json:"time"`
-	TimeFrom string            `json:"time_from"`
-	Kind     restorepoint.Kind `json:"kind"`
-	Layout   string            `json:"layout"`
-	Name     string            `json:"name,omitempty"`
-	Tree     *guestfs.Info     `json:"tree,omitempty"`  // of a point without disks
-	Disks    []inspectedDisk   `json:"disks,omitempty"` // of a point that has disks
-	OS       *guestview.OS     `json:"os,omitempty"`
-	Mounts   []guestview.Mount `json:"mounts,omitempty"` // of the guest view; none without a root filesystem
-	Warnings []string          `json:"warnings,omitempty"`
+	Source      string                   `json:"source"`
+	Point       string                   `json:"point"`
+	Machine     string                   `json:"machine"`
+	Time        string                   `json:"time"`
+	TimeFrom    string                   `json:"time_from"`
+	Kind        restorepoint.Kind        `json:"kind"`
+	Layout      string                   `json:"layout"`
+	Name        string                   `json:"name,omitempty"`
+	Provenance  string                   `json:"provenance,omitempty"`
+	Consistency restorepoint.Consistency `json:"consistency,omitempty"`
+	Notes       []string                 `json:"notes,omitempty"`
+	Tree        *guestfs.Info            `json:"tree,omitempty"`  // of a point without disks
+	Disks       []inspectedDisk          `json:"disks,omitempty"` // of a point that has disks
+	OS          *guestview.OS            `json:"os,omitempty"`
+	Mounts      []guestview.Mount        `json:"mounts,omitempty"` // of the guest view; none without a root filesystem
+	Warnings    []string                 `json:"warnings,omitempty"`
 }
 
 type inspectedDisk struct {
@@ -111,15 +114,12 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 		Time: g.showTime(p.Time), TimeFrom: string(p.TimeFrom),
 	}
 	in.Kind, in.Layout, in.Name = p.Kind, p.Layout, p.Name
+	in.Provenance, in.Consistency, in.Notes = p.Provenance, p.Consistency, p.Notes
 	if s.point.Tree != nil {
 		info := s.point.Tree.Info()
 		in.Tree = &info
 		t.ok++
 		return in, nil
-	}
-	images, err := imagesByFile(ctx, s.src)
-	if err != nil {
-		return nil, err
 	}
 	vols, err := s.point.Volumes(ctx)
 	if ctx.Err() != nil {
@@ -130,12 +130,8 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 	}
 	for _, d := range s.point.Disks {
 		out := inspectedDisk{Name: d.Name, Size: d.Image.Size(), MaxCost: d.MaxCost()}
-		for _, name := range d.Files {
-			img := inspectedImage{File: name}
-			if of, ok := images[name]; ok {
-				img.Stored, img.Image = of.Bytes, &of.Info
-			}
-			out.Chain = append(out.Chain, img)
+		for _, img := range d.Chain() {
+			out.Chain = append(out.Chain, inspectedImage{File: img.Name, Stored: img.Bytes, Image: &img.Info})
 		}
 		if table, err := d.Table(ctx); err != nil {
 			out.Error = err.Error()
@@ -154,21 +150,6 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 		in.Disks = append(in.Disks, out)
 	}
 	return in, g.inspectGuest(ctx, s, in, t)
-}
-
-// imagesByFile returns what is known of every image of the source.
-func imagesByFile(ctx context.Context, src *restorepoint.Source) (map[string]restorepoint.Disk, error) {
-	cat, err := src.List(ctx) // which has been read already
-	if err != nil {
-		return nil, &sourceError{location: src.Location(), err: err}
-	}
-	images := make(map[string]restorepoint.Disk)
-	for _, p := range cat.Points {
-		for _, d := range p.Disks {
-			images[d.Files[0]] = d
-		}
-	}
-	return images, nil
 }
 
 func (g *globalFlags) inspectVolume(ctx context.Context, v *restorepoint.OpenedVolume, t *tally) (inspectedVolume, error) {
@@ -222,6 +203,18 @@ func (g *globalFlags) printInspection(out io.Writer, in *inspection) {
 		if in.Tree.Files > 0 {
 			fmt.Fprintf(out, "%d files and directories\n", in.Tree.Files)
 		}
+	}
+	if in.Tree == nil && in.Provenance != "" {
+		fmt.Fprintln(out, printable(in.Provenance))
+	}
+	if in.Name != "" && in.Tree == nil {
+		fmt.Fprintf(out, "Called %s\n", printable(in.Name))
+	}
+	if in.Consistency != "" {
+		fmt.Fprintf(out, "State: %s\n", in.Consistency)
+	}
+	for _, s := range in.Notes {
+		fmt.Fprintf(out, "Note: %s\n", printable(s))
 	}
 	for i := range in.Disks {
 		fmt.Fprintln(out)

@@ -13,6 +13,7 @@ import (
 
 	"yester/guestfs"
 	"yester/restorepoint"
+	"yester/restorepoint/layout"
 )
 
 // globalFlags are the flags of all commands, and what commands share.
@@ -23,8 +24,11 @@ type globalFlags struct {
 	local               bool
 	allowChangedParent  bool
 	verbose             bool
+	layout              string
+	groupWindow         time.Duration
 	cacheSize           string
 
+	template       *layout.Template // of layout
 	stdout, stderr *os.File
 	cache          lazyCache
 	far            farFlags
@@ -74,6 +78,8 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	fl.StringVar(&g.replay, "replay", "on", "replay a filesystem's journal in memory: `MODE`, on or off")
 	fl.BoolVar(&g.local, "local", false, "show local time instead of UTC")
 	fl.BoolVar(&g.allowChangedParent, "allow-changed-parent", false, "open images whose parent was changed after they were made")
+	fl.StringVar(&g.layout, "layout", "", "images lie by `TEMPLATE`: '{machine}/{time:2006-01-02}/{disk}.vmdk'")
+	fl.DurationVar(&g.groupWindow, "group-window", restorepoint.DefaultGroupWindow, "disks whose times lie within `DURATION` are one point")
 	fl.StringVar(&g.cache.cfg.Dir, "cache-dir", "", "keep what comes from afar in `DIR` (default $XDG_CACHE_HOME/yester)")
 	fl.StringVar(&g.cacheSize, "cache-size", "10G", "keep at most `SIZE` of it, and never more than half of the free disk")
 	g.far.register(fl)
@@ -117,6 +123,14 @@ func (g *globalFlags) start() error {
 			return err
 		}
 	}
+	if g.layout != "" {
+		if g.template, err = layout.ParseTemplate(g.layout); err != nil {
+			return fmt.Errorf("--layout %q: %w", g.layout, err)
+		}
+	}
+	if g.groupWindow < 0 {
+		return fmt.Errorf("--group-window is %s, less than nothing", g.groupWindow)
+	}
 	level := slog.LevelWarn
 	if g.verbose {
 		level = slog.LevelInfo
@@ -131,7 +145,10 @@ func (g *globalFlags) start() error {
 // started in the background.
 func (g *globalFlags) args() []string {
 	a := append([]string{"--replay=" + g.replay, "--cache-size=" + g.cacheSize}, g.far.args()...)
-	for name, v := range map[string]string{"at": g.at, "machine": g.machine, "volume": g.volume, "cache-dir": g.cache.cfg.Dir} {
+	for name, v := range map[string]string{
+		"at": g.at, "machine": g.machine, "volume": g.volume, "cache-dir": g.cache.cfg.Dir,
+		"layout": g.layout, "group-window": g.groupWindow.String(),
+	} {
 		if v != "" {
 			a = append(a, "--"+name+"="+v)
 		}
@@ -150,12 +167,18 @@ func (g *globalFlags) logger() *slog.Logger { return slog.New(&logHandler{talk: 
 // open opens the source at location. Failing to do so means that it can't be
 // reached.
 func (g *globalFlags) open(location string, logger *slog.Logger) (*restorepoint.Source, error) {
+	window := g.groupWindow
+	if window == 0 {
+		window = -1 // none, which is not what 0 means there
+	}
 	g.cache.use(logger)
 	opt := restorepoint.Options{
 		Spool:              &g.cache,
 		Cache:              g.cache.get,
 		Replay:             guestfs.Replay(g.replay == "on"),
 		AllowChangedParent: g.allowChangedParent,
+		Layout:             g.template,
+		GroupWindow:        window,
 		Logger:             logger,
 	}
 	g.far.options(&opt)

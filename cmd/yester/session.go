@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ func (g *globalFlags) list(ctx context.Context, src *restorepoint.Source) (*rest
 	}
 	if len(cat.Points) == 0 {
 		e := &codedError{msg: src.Location() + ": no restore points", code: exitcode.NotFound,
-			hint: "a source is a disk image, or a folder with VHD or raw images in it; -v says why files are left out"}
+			hint: "a source is a disk image, or a folder with disk images or machines in it; -v says why files are left out"}
 		switch {
 		case damaged > 0 && damaged == forbidden:
 			e.code, e.hint = exitcode.Unreachable, "run it as root, or as a user who may read the source"
@@ -91,6 +92,7 @@ func (g *globalFlags) choose(points []restorepoint.Point) (restorepoint.Point, e
 			return p, nil
 		}
 	}
+	points = slices.DeleteFunc(slices.Clone(points), func(p restorepoint.Point) bool { return p.Secondary })
 	e, err := timeexpr.Parse(at, time.Now(), nil)
 	if err != nil {
 		return restorepoint.Point{}, fmt.Errorf("--at %w", err)
