@@ -6,6 +6,7 @@ import (
 	"yester/imageformats"
 	"yester/imageformats/dated"
 	"yester/imageformats/raw"
+	"yester/imageformats/rdiff"
 	"yester/imageformats/vhd"
 	"yester/imageformats/vhdx"
 	"yester/imageformats/vmdk"
@@ -24,6 +25,7 @@ var (
 		raw.Format,
 	}
 	repositories = []imageformats.RepositoryFormat{
+		rdiff.Format,
 		dated.Rsnapshot,
 		dated.Folders,
 	}
