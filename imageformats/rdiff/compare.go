@@ -59,18 +59,13 @@ func linksOf(r *record, t *table) uint32 {
 	return t.links.at(r.links - 1).n
 }
 
-// loaded is a point's metadata as they were loaded.
-type loaded struct {
-	*Tree
-}
-
 // load is OpenPoint without an interface around it.
-func (r *Repository) load(ctx context.Context, p imageformats.RepositoryPoint) (loaded, error) {
+func (r *Repository) load(ctx context.Context, p imageformats.RepositoryPoint) (*Tree, error) {
 	t, err := r.OpenPoint(ctx, p)
 	if err != nil {
-		return loaded{}, err
+		return nil, err
 	}
-	return loaded{t.(*Tree)}, nil
+	return t.(*Tree), nil
 }
 
 // Diff implements imageformats.Differ.
@@ -123,15 +118,15 @@ func (r *Repository) Diff(ctx context.Context, from, to imageformats.RepositoryP
 }
 
 // differs compares node i with node j of another point.
-func (a *loaded) differs(b loaded, xa, xb *xattrSet, i, j uint32) imageformats.Change {
+func (t *Tree) differs(b *Tree, xa, xb *xattrSet, i, j uint32) imageformats.Change {
 	var c imageformats.Change
-	li, lj := a.x.leader(i), b.x.leader(j)
-	ra, ta := a.x.rec(a.x.nodes[i].rec)
+	li, lj := t.x.leader(i), b.x.leader(j)
+	ra, ta := t.x.rec(t.x.nodes[i].rec)
 	rb, tb := b.x.rec(b.x.nodes[j].rec)
 	if ra != rb {
 		c = sameFile(ra, ta, rb, tb)
 		// The digest of a file with several names is recorded with one of them.
-		da, db := a.x.digestOf(li), b.x.digestOf(lj)
+		da, db := t.x.digestOf(li), b.x.digestOf(lj)
 		if da != nil && db != nil && ra.size == rb.size {
 			if c &^= imageformats.ChangeContent; *da != *db {
 				c |= imageformats.ChangeContent

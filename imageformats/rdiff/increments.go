@@ -81,7 +81,7 @@ func (r *Repository) increments(ctx context.Context, q *quoting, dir string) (*i
 			if c := cmpInt(a.time, b.time); c != 0 {
 				return c
 			}
-			return int(rank(a.kind)) - int(rank(b.kind))
+			return rank(a.kind) - rank(b.kind)
 		})
 	}
 	c.mu.Lock()

@@ -8,7 +8,6 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"io"
 	"io/fs"
-	"strings"
 	"sync"
 	"weak"
 
@@ -208,17 +207,4 @@ func (r *Repository) state(ctx context.Context, l *listing, i int) (*state, erro
 		}
 	}
 	return newState(tables), nil
-}
-
-// names joins names of files for a message.
-func (l *listing) names(i int) string {
-	files, _ := l.chain(i)
-	var b strings.Builder
-	for k, f := range files {
-		if k > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(f.name)
-	}
-	return b.String()
 }

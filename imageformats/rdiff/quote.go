@@ -149,7 +149,7 @@ func classItem(s string) (c byte, set func(byte) bool, n int) {
 func number(s string, base int) (byte, bool) {
 	v := 0
 	for i := range len(s) {
-		d := 0
+		var d int
 		switch c := s[i]; {
 		case c >= '0' && c <= '9':
 			d = int(c - '0')
