@@ -83,6 +83,15 @@ type Catalogue struct {
 	Points []Point
 	// Ignored lists the files that became no point.
 	Ignored []Ignored
+	// Warnings tell what is wrong with a repository whose other points are right:
+	// an interrupted session, lost metadata.
+	Warnings []Warning
+}
+
+// Warning is about a folder of the source.
+type Warning struct {
+	Name string `json:"name"` // relative to the source
+	Text string `json:"text"`
 }
 
 // Machines returns the names of the machines, sorted.
@@ -120,8 +129,11 @@ func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 		ignored = nil
 	}
 	points := s.points(images)
+	var warnings []Warning
 	if s.only == "" {
-		trees, damaged := s.treePoints(ctx)
+		var trees []Point
+		var damaged []Ignored
+		trees, damaged, warnings = s.treePoints(ctx)
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -129,7 +141,7 @@ func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 		ignored = append(ignored, damaged...)
 	}
 	number(points)
-	return &Catalogue{Points: points, Ignored: ignored}, nil
+	return &Catalogue{Points: points, Ignored: ignored, Warnings: warnings}, nil
 }
 
 // onlyChain narrows a listing down to the chain of the file that the source is.
