@@ -125,14 +125,14 @@ type task struct {
 // verifyChunk is how many bytes are read at a time.
 const verifyChunk = 1 << 20
 
-// parallel runs produce, and checks the files that it hands over meanwhile.
-func (v *verification) parallel(ctx context.Context, produce func(ctx context.Context, check func(task) error) error) error {
+// parallel runs list, and checks the files that it hands over meanwhile.
+func (v *verification) parallel(ctx context.Context, list tasks) error {
 	g, ctx := errgroup.WithContext(ctx)
-	tasks := make(chan task, 64)
+	queue := make(chan task, 64)
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
 			buf := make([]byte, verifyChunk)
-			for t := range tasks {
+			for t := range queue {
 				if err := v.file(ctx, t, buf); err != nil {
 					return err
 				}
@@ -141,10 +141,10 @@ func (v *verification) parallel(ctx context.Context, produce func(ctx context.Co
 		})
 	}
 	g.Go(func() error {
-		defer close(tasks)
-		return produce(ctx, func(t task) error {
+		defer close(queue)
+		return list(ctx, func(t task) error {
 			select {
-			case tasks <- t:
+			case queue <- t:
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
@@ -207,20 +207,24 @@ func (v *verification) read(ctx context.Context, t task, buf []byte) error {
 	return nil
 }
 
+// tasks hands files over.
+type tasks func(ctx context.Context, check func(task) error) error
+
 // repository checks points of a repository that knows what differs between them:
 // all files of the newest point, and of each other one those that the next has not.
 func (v *verification) repository(ctx context.Context, d imageformats.Differ, points []Point) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	counted := make(chan struct{})
 	if p := v.opt.Progress; p.WantTotal {
+		counted := make(chan struct{})
 		go func() {
 			defer close(counted)
-			// Without a total there is no time left to show, and that is all.
-			err := v.versions(ctx, d, points, func(t task) error {
+			count := func(t task) error {
 				p.Total.Add(t.size)
 				return nil
-			}, func(Fault) {})
+			}
+			// Without a total there is no time left to show, and that is all.
+			err := v.versions(ctx, d, points, func(ctx context.Context, list tasks) error { return list(ctx, count) }, func(Fault) {})
 			p.TotalKnown.Store(err == nil)
 		}()
 		defer func() {
@@ -228,27 +232,16 @@ func (v *verification) repository(ctx context.Context, d imageformats.Differ, po
 			<-counted
 		}()
 	}
-	return v.parallel(ctx, func(ctx context.Context, check func(task) error) error {
-		return v.versions(ctx, d, points, check, v.fault)
-	})
+	return v.versions(ctx, d, points, v.parallel, v.fault)
 }
 
-// versions hands each version of each regular file to check, with a tree that has
-// it. The trees stay open: they keep no more than their metadata.
-func (v *verification) versions(ctx context.Context, d imageformats.Differ, points []Point, check func(task) error, fault func(Fault)) error {
+// versions lists, point by point, each version of each regular file, with a tree
+// that has it, for run to work through.
+func (v *verification) versions(ctx context.Context, d imageformats.Differ, points []Point, run func(context.Context, tasks) error, fault func(Fault)) error {
 	var next *Point // newer, and readable
 	for i := len(points) - 1; i >= 0; i-- {
 		p := &points[i]
-		o, err := v.src.OpenPoint(ctx, *p)
-		if err == nil {
-			// Attributes and ACLs are in files of their own.
-			_, err = o.Tree.ListXattr(ctx, o.Tree.Root())
-		}
-		if err == nil && next == nil {
-			err = v.walk(ctx, &walker{verification: v, point: p, tree: o.Tree, fault: fault, check: check}, "", o.Tree.Root(), 0)
-		} else if err == nil {
-			err = v.changed(ctx, d, o, p, next, check)
-		}
+		err := v.version(ctx, d, p, next, run, fault)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -259,6 +252,25 @@ func (v *verification) versions(ctx context.Context, d imageformats.Differ, poin
 		next = p
 	}
 	return nil
+}
+
+// version lists the files of p, or those that the newer point next has not.
+func (v *verification) version(ctx context.Context, d imageformats.Differ, p, next *Point, run func(context.Context, tasks) error, fault func(Fault)) error {
+	o, err := v.src.OpenPoint(ctx, *p)
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+	// Attributes and ACLs are in files of their own.
+	if _, err := o.Tree.ListXattr(ctx, o.Tree.Root()); err != nil {
+		return err
+	}
+	return run(ctx, func(ctx context.Context, check func(task) error) error {
+		if next == nil {
+			return v.walk(ctx, &walker{verification: v, point: p, tree: o.Tree, fault: fault, check: check}, "", o.Tree.Root(), 0)
+		}
+		return v.changed(ctx, d, o, p, next, check)
+	})
 }
 
 // changed checks the files of p that the newer point next has not.
