@@ -117,11 +117,12 @@ func (l *deletedLister) checkThere(ctx context.Context, src *restorepoint.Source
 	case a.found || a.path == "":
 		return nil
 	case a.pattern != nil:
-		return fmt.Errorf("%q: no deleted file matches: %w", "/"+a.path, guestfs.ErrNotExist)
+		return &codedError{msg: fmt.Sprintf("%q: no deleted file matches", "/"+a.path), code: exitcode.NotFound,
+			hint: "-a looks among those that are there again as well"}
 	}
 	err := src.History(ctx, points, "/"+a.path, l.g.scope(), func(restorepoint.Version) bool { return false })
 	if errors.Is(err, guestfs.ErrNotExist) {
-		return err
+		return errNever(err)
 	}
 	return nil // what else is wrong has been told
 }

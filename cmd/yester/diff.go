@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -146,6 +147,8 @@ func (g *globalFlags) diff(ctx context.Context, f diffFlags, source, path string
 	switch {
 	case d.err != nil:
 		return d.err
+	case errors.Is(err, guestfs.ErrNotExist):
+		return &codedError{err: err, code: exitcode.NotFound, hint: "`yester log SOURCE PATH` tells when a path was there"}
 	case err != nil:
 		return err
 	}
@@ -254,7 +257,7 @@ func (d *differ) line(x *restorepoint.Difference) {
 		letter, attr = "D", &x.Old
 	default:
 		what = "  (" + strings.Join(changeList(x.Changed), ", ")
-		if o, n := sizeText(&x.Old), sizeText(&x.New); o != n && x.Old.IsRegular() && x.New.IsRegular() {
+		if o, n := sizeText(&x.Old), sizeText(&x.New); x.Old.IsRegular() && x.New.IsRegular() && min(x.Old.Size, x.New.Size) >= 0 && o != n {
 			what += fmt.Sprintf("; %s -> %s bytes", o, n)
 		}
 		what += ")"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"yester/guestfs"
+	"yester/internal/exitcode"
 	"yester/restorepoint"
 )
 
@@ -100,10 +103,18 @@ func (g *globalFlags) log(ctx context.Context, source, path string, numeric bool
 	switch {
 	case failed != nil:
 		return failed
+	case errors.Is(err, guestfs.ErrNotExist):
+		return errNever(err)
 	case err != nil:
 		return err
 	}
 	return t.result()
+}
+
+// errNever is err, about a path that is at none of the points.
+func errNever(err error) error {
+	return &codedError{err: err, code: exitcode.NotFound,
+		hint: "`yester ls SOURCE` shows where paths begin; `yester ls SOURCE / --deleted` lists what was there once"}
 }
 
 // namesAt returns the users' names at the newest of points that can be opened:
