@@ -70,9 +70,21 @@ func untouched(a, b *file) bool {
 		a.attr.Size == b.attr.Size && a.attr.Mode == b.attr.Mode && a.attr.Nlink == b.attr.Nlink
 }
 
+// closeness says how two files are compared.
+type closeness struct {
+	content bool // as Scope.Content
+	// links counts the names of a file. In dated folders they tell how many dates
+	// share it, nothing of the file.
+	links bool
+}
+
+func (sc *Scope) closeness(p *Point) closeness {
+	return closeness{content: sc.Content, links: p.Kind == KindDisks}
+}
+
 // compareFiles tells in what two versions of a file differ. Of directories the
 // size and the number of links are not compared: they follow from what is in them.
-func compareFiles(ctx context.Context, a, b *file, content bool) (imageformats.Change, error) {
+func compareFiles(ctx context.Context, a, b *file, how closeness) (imageformats.Change, error) {
 	if untouched(a, b) {
 		return 0, nil
 	}
@@ -93,8 +105,8 @@ func compareFiles(ctx context.Context, a, b *file, content bool) (imageformats.C
 	var other bool
 	switch kind {
 	case guestfs.ModeRegular:
-		add(a.attr.Nlink != b.attr.Nlink, imageformats.ChangeLinks)
-		other, err = contentDiffers(ctx, a, b, content)
+		add(how.links && a.attr.Nlink != b.attr.Nlink, imageformats.ChangeLinks)
+		other, err = contentDiffers(ctx, a, b, how.content)
 	case guestfs.ModeSymlink:
 		var ta, tb string
 		if ta, err = a.tree.ReadLink(ctx, a.id); err == nil {
@@ -216,9 +228,9 @@ const (
 // comparison compares two trees, directory by directory.
 type comparison struct {
 	// names compares nothing but which paths there are.
-	names   bool
-	content bool
-	emit    func(Difference) bool
+	names bool
+	how   closeness
+	emit  func(Difference) bool
 
 	seen [2]map[guestfs.ID]bool // directories descended into, by tree
 	done bool                   // emit has had enough
@@ -251,7 +263,7 @@ func (c *comparison) walk(ctx context.Context, path string, a, b *file, depth in
 	case c.names:
 	default:
 		d.Old, d.New = a.attr, b.attr
-		if d.Changed, d.Err = compareFiles(ctx, a, b, c.content); d.Err != nil && ctx.Err() != nil {
+		if d.Changed, d.Err = compareFiles(ctx, a, b, c.how); d.Err != nil && ctx.Err() != nil {
 			return d.Err
 		}
 	}

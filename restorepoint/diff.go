@@ -45,7 +45,7 @@ func (s *Source) Diff(ctx context.Context, from, to Point, name string, scope Sc
 		return nil
 	}
 	c := newComparison(emit)
-	c.content = scope.Content
+	c.how = scope.closeness(&to)
 	return c.walk(ctx, cleanPath(name), a, b, 0)
 }
 

@@ -172,7 +172,7 @@ func (s *Source) historyByTrees(ctx context.Context, points []Point, name string
 					change = imageformats.ChangeAdded
 				}
 			default:
-				change, err = compareFiles(ctx, before, now, scope.Content)
+				change, err = compareFiles(ctx, before, now, scope.closeness(&p))
 			}
 		}
 		switch {

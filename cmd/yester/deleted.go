@@ -130,9 +130,9 @@ func (l *deletedLister) checkThere(ctx context.Context, src *restorepoint.Source
 // deletion prints one deletion, where it was asked for.
 func (l *deletedLister) deletion(d restorepoint.Deletion) bool {
 	if d.Err != nil {
-		err := d.Err
+		err := pointFailure(&d.LastSeen, d.Err)
 		if d.Path != "" || d.FirstMissing.ID != "" {
-			err = fmt.Errorf("restore point %s: /%s: %w", d.LastSeen.ID, d.Path, d.Err)
+			err = fmt.Errorf("restore point %s: /%s: %w", d.LastSeen.ID, d.Path, err)
 		}
 		l.out.Flush()
 		l.g.problem(&l.tally, err)

@@ -127,7 +127,7 @@ func (g *globalFlags) diff(ctx context.Context, f diffFlags, source, path string
 		}{{d.from, &d.old}, {d.to, &d.new}} {
 			o, err := src.OpenPoint(ctx, side.p)
 			if err != nil {
-				return err
+				return pointFailure(&side.p, err)
 			}
 			defer o.Close()
 			if *side.tree, err = g.treeOf(ctx, o); err != nil {
@@ -149,8 +149,10 @@ func (g *globalFlags) diff(ctx context.Context, f diffFlags, source, path string
 		return d.err
 	case errors.Is(err, guestfs.ErrNotExist):
 		return &codedError{err: err, code: exitcode.NotFound, hint: "`yester log SOURCE PATH` tells when a path was there"}
+	case err != nil && d.to.Problem != "":
+		return pointFailure(&d.to, err)
 	case err != nil:
-		return err
+		return pointFailure(&d.from, err)
 	}
 	if err := d.tally.result(); err != nil {
 		return err

@@ -80,7 +80,7 @@ func (g *globalFlags) log(ctx context.Context, source, path string, numeric bool
 	rows := 0
 	err = src.History(ctx, points, path, g.scope(), func(v restorepoint.Version) bool {
 		if v.Err != nil {
-			g.problem(&t, v.Err)
+			g.problem(&t, pointFailure(&v.First, v.Err))
 		} else {
 			t.ok++
 		}

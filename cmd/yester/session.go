@@ -194,8 +194,7 @@ func (g *globalFlags) openPoint(ctx context.Context, location string) (*session,
 		s.point, err = src.OpenPoint(ctx, p)
 		switch {
 		case err != nil && p.Problem != "":
-			err = &codedError{err: err, code: exitcode.Damaged,
-				hint: "`yester points` lists the points with their problems; choose another by --at"}
+			err = pointFailure(&p, err)
 		case err != nil:
 			err = &sourceError{location: location, err: err}
 		}
@@ -205,6 +204,16 @@ func (g *globalFlags) openPoint(ctx context.Context, location string) (*session,
 		return nil, err
 	}
 	return s, nil
+}
+
+// pointFailure is err, which is about the point p. What a listing knew of it already
+// is damage, whatever it is called there: a missing parent, …
+func pointFailure(p *restorepoint.Point, err error) error {
+	if p.Problem == "" {
+		return err
+	}
+	return &codedError{err: err, code: exitcode.Damaged,
+		hint: "`yester points` lists the points with their problems; choose another by --at"}
 }
 
 // openTree opens the tree in which PATH arguments are: the volume that --volume

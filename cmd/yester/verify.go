@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,6 +75,7 @@ func (g *globalFlags) verify(ctx context.Context, source string) error {
 	res, err := src.Verify(ctx, points, restorepoint.VerifyOptions{
 		Volume: g.volume, Progress: progress,
 		Report: func(f restorepoint.Fault) {
+			f.Err = pointFailure(&f.Point, f.Err)
 			c := code(f.Err)
 			t.codes = append(t.codes, c)
 			damaged = damaged || c == exitcode.Damaged
@@ -106,14 +108,17 @@ func (g *globalFlags) printFault(f *restorepoint.Fault, c int) {
 		printJSON(g.stdout, l)
 		return
 	}
-	where := f.Point.ID
-	if f.Volume != "" {
-		where += ": volume " + f.Volume
+	text, where := f.Err.Error(), f.Point.ID
+	if volume := "volume " + f.Volume; f.Volume != "" && !strings.HasPrefix(text, volume) {
+		where += ": " + volume
 	}
 	if f.Path != "" {
 		where += ": " + f.Path
 	}
-	g.talk.say(talkLine{Error: fmt.Sprintf("%s: %v", where, f.Err), Hint: hint(f.Err)})
+	if !strings.HasPrefix(text, "restore point "+where) {
+		text = where + ": " + text
+	}
+	g.talk.say(talkLine{Error: text, Hint: hint(f.Err)})
 }
 
 // printVerified prints what was checked, and with what.
