@@ -43,6 +43,9 @@ func makeRepositories(t *testing.T) string {
 		}
 		return ""
 	}
+	if dir := os.Getenv("YESTER_RDIFF"); dir != "" { // made before, for all tests
+		return dir
+	}
 	repositories.once.Do(func() {
 		dir, err := os.MkdirTemp("", "yester-rdiff-*")
 		if err != nil {
