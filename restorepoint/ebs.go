@@ -2,12 +2,10 @@ package restorepoint
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"strings"
 
 	"yester/cache"
-	"yester/cache/store"
 	"yester/imageformats"
 	"yester/imageformats/ebs"
 )
@@ -54,7 +52,7 @@ func (s *Source) connectEBS(ctx context.Context, query ebs.Query) error {
 	}
 	n.client, err = ebs.New(ctx, ebs.Config{
 		Region: query.Region, Profile: query.Profile, Rates: s.opt.EBS.Rates, MaxCost: s.opt.EBS.MaxCost,
-		Blobs: blobs{c.Store()}, Logger: s.opt.Logger, Throttled: func(string) { n.sched.Throttled() },
+		Blobs: c.Blobs(), Logger: s.opt.Logger, Throttled: func(string) { n.sched.Throttled() },
 	})
 	if err != nil {
 		return err
@@ -62,18 +60,6 @@ func (s *Source) connectEBS(ctx context.Context, query ebs.Query) error {
 	s.snapshots = n
 	return nil
 }
-
-// blobs keeps what the client knows of snapshots in the cache.
-type blobs struct{ *store.Store }
-
-// Get implements ebs.Blobs.
-func (b blobs) Get(key string) ([]byte, bool) {
-	v, err := b.Blob(key)
-	return v, err == nil
-}
-
-// Set implements ebs.Blobs. What can't be kept is listed again.
-func (b blobs) Set(key string, value []byte) { b.SetBlob(key, value) } //nolint:errcheck
 
 func (n *snapshotSource) close() error { return n.client.Close() }
 
@@ -156,15 +142,9 @@ func (n *snapshotSource) open(snap *ebs.Snapshot) (*snapshotImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A disk that has grown is kept apart from what it was: a key has one size.
-	key := func(k string) string { return fmt.Sprintf("%s %d", k, d.Size()) }
 	r, err := n.cache.Open(cache.Object{
-		Key: key(d.Key()), Lineage: n.client.Key(snap.Lineage()), Size: d.Size(), BlockSize: ebs.BlockSize,
-		Fetch: d.Fetch, Zero: d.Zero, Next: d.Next,
-		Home: func(ctx context.Context, b int64) (string, error) {
-			home, err := d.Home(ctx, b)
-			return key(home), err
-		},
+		Key: d.Key(), Lineage: n.client.Key(snap.Lineage()), Size: d.Size(), BlockSize: ebs.BlockSize,
+		Fetch: d.Fetch, Zero: d.Zero, Next: d.Next, Home: d.Home, HomeSize: d.HomeSize,
 	}, n.sched)
 	if err != nil {
 		d.Close()
