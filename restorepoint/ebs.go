@@ -4,6 +4,7 @@ import (
 	"context"
 	"path"
 	"strings"
+	"time"
 
 	"yester/cache"
 	"yester/imageformats"
@@ -29,6 +30,7 @@ type snapshotSource struct {
 	sched  *cache.Scheduler
 	query  ebs.Query
 	rates  ebs.Rates
+	window time.Duration // how far apart the snapshots of one point may begin
 }
 
 // ebsPerSecond is how many blocks are asked for a second at most: AWS allows 1,000
@@ -42,10 +44,13 @@ func (s *Source) connectEBS(ctx context.Context, query ebs.Query) error {
 		return err
 	}
 	n := &snapshotSource{
-		cache: c, query: query, rates: s.opt.EBS.Rates,
+		cache: c, query: query, rates: s.opt.EBS.Rates, window: s.opt.GroupWindow,
 		sched: cache.NewScheduler(cache.Limits{
 			Interactive: ebs.InteractiveInFlight, Bulk: ebs.BulkInFlight, PerSecond: ebsPerSecond,
 		}, nil), // the client tries again by itself what is throttled
+	}
+	if n.window == 0 {
+		n.window = DefaultGroupWindow
 	}
 	if n.rates == (ebs.Rates{}) {
 		n.rates = ebs.DefaultRates
@@ -71,7 +76,7 @@ func (n *snapshotSource) list(ctx context.Context) (*Catalogue, error) {
 	}
 	machine := n.machine(snapshots)
 	var points []Point
-	for _, ep := range ebs.Points(snapshots, ebs.DefaultWindow) {
+	for _, ep := range ebs.Points(snapshots, n.window) {
 		p := Point{Machine: machine, Time: ep.Time.UTC(), TimeFrom: FromCatalogue, Kind: KindDisks, Layout: LayoutEBS}
 		var keys []string
 		for _, snap := range ep.Snapshots {

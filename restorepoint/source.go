@@ -122,6 +122,15 @@ type Catalogue struct {
 	Points []Point
 	// Ignored lists the files that became no point.
 	Ignored []Ignored
+	// Warnings tell what is wrong with a repository whose other points are right:
+	// an interrupted session, lost metadata.
+	Warnings []Warning
+}
+
+// Warning is about a folder of the source.
+type Warning struct {
+	Name string `json:"name"` // relative to the source
+	Text string `json:"text"`
 }
 
 // Machines returns the names of the machines, sorted.
@@ -211,8 +220,11 @@ func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
 	})
 	states = append(states, s.folderStates(rest)...)
 	points := s.assemble(twice(states))
+	var warnings []Warning
 	if s.only == "" && s.opt.Layout == nil {
-		trees, damaged := s.treePoints(ctx)
+		var trees []Point
+		var damaged []Ignored
+		trees, damaged, warnings = s.treePoints(ctx)
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -220,7 +232,7 @@ func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
 		found.ignored = append(found.ignored, damaged...)
 	}
 	number(points)
-	return &Catalogue{Points: points, Ignored: found.ignored}, nil
+	return &Catalogue{Points: points, Ignored: found.ignored, Warnings: warnings}, nil
 }
 
 // forgetTexts drops what is known of configuration files that are gone.

@@ -84,7 +84,7 @@ func (s *Source) noteTree(dir string, f imageformats.RepositoryFormat, err error
 
 // treePoints lists the points of the folders that the walk has found to hold
 // trees.
-func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Ignored) {
+func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Ignored, warnings []Warning) {
 	names := s.treeNames()
 	for i := range s.trees {
 		t := &s.trees[i]
@@ -97,7 +97,7 @@ func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Igno
 			continue
 		}
 		for _, w := range list.Warnings {
-			damaged = append(damaged, Ignored{Name: t.dir, Reason: w})
+			warnings = append(warnings, Warning{Name: t.dir, Text: w})
 		}
 		for _, rp := range list.Points {
 			if t.only != nil && !t.only[rp.Name] {
@@ -110,7 +110,7 @@ func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Igno
 			})
 		}
 	}
-	return points, damaged
+	return points, damaged, warnings
 }
 
 func (t *treeRoot) list(ctx context.Context, s *Source) (imageformats.RepositoryListing, error) {
