@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/text/encoding"
 	"golang.org/x/text/encoding/charmap"
 	"golang.org/x/text/encoding/htmlindex"
 	"golang.org/x/text/encoding/unicode"
@@ -164,7 +163,7 @@ func decode(data []byte) (string, error) {
 			break
 		}
 	}
-	var enc encoding.Encoding = unicode.UTF8
+	enc := unicode.UTF8
 	switch {
 	case name != "":
 		var err error
