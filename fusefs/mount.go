@@ -102,7 +102,7 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 
 func mountOptions(src *restorepoint.Source, opt Options) *fuse.MountOptions {
 	o := &fuse.MountOptions{
-		FsName:                   strings.ReplaceAll(src.HostPath(), ",", "_"),
+		FsName:                   strings.ReplaceAll(src.Place(), ",", "_"),
 		Name:                     "yester",
 		MaxWrite:                 maxRead,
 		MaxBackground:            maxBackground,
@@ -193,6 +193,9 @@ func checkMountpoint(source, dir string) error {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return err
+	}
+	if source == "" { // far away
+		return nil
 	}
 	if real == source || strings.HasPrefix(source, strings.TrimSuffix(real, "/")+"/") {
 		return fmt.Errorf("%s: a mount there would hide the source %s: %w", dir, source, ErrMountpoint)

@@ -117,14 +117,20 @@ func (f *rawFS) spliced(ctx context.Context, r block.Reader, off, n int64) (fuse
 	at := off
 	for _, e := range pieces[:count] {
 		err := load(pair, e)
+		var now block.Extent
 		if err == nil {
 			// Asked once more: an image that was written to since the first time says
-			// so now, and what has been loaded may be the new bytes.
-			_, err = block.ExtentAt(ctx, r, at, 1)
+			// so now, and what has been loaded may be the new bytes; and a cache may
+			// have given up the place meanwhile, even for the same block again.
+			now, err = block.ExtentAt(ctx, r, at, e.Len)
 		}
 		if err != nil {
 			splice.Drop(pair)
 			return nil, err
+		}
+		if e.File != f.zeros && !e.SamePlace(now) {
+			splice.Drop(pair)
+			return nil, nil // read plainly
 		}
 		at += e.Len
 	}

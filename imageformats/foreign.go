@@ -16,11 +16,12 @@ var foreign = []struct {
 	off   int64
 	magic string
 }{
-	{"qcow2", 0, "QFI\xfb"},               // QEMU, docs/interop/qcow2.txt
-	{"VDI", 0x40, "\x7f\x10\xda\xbe"},     // VirtualBox, VDICore.h
-	{"EWF", 0, "EVF\x09\x0d\x0a\xff\x00"}, // libewf, "Expert Witness Compression Format"
-	{"EWF", 0, "EVF2\x0d\x0a\x81\x00"},    // the same, version 2
-	{"Parallels", 0, "WithouFreSpacExt"},  // QEMU, docs/interop/parallels.txt
+	{"VDI", 0x40, "\x7f\x10\xda\xbe"},                                     // VirtualBox, VDICore.h
+	{"EWF version 2 (Ex01)", 0, "EVF2\x0d\x0a\x81\x00"},                   // libewf, "Expert Witness Compression Format 2"
+	{"EWF version 2, logical evidence (Lx01)", 0, "LEF2\x0d\x0a\x81\x00"}, // the same
+	{"EWF logical evidence (L01)", 0, "LVF\x09\x0d\x0a\xff\x00"},          // libewf, "Expert Witness Compression Format"
+	{"AD-encrypted EWF", 0, "ADCRYPT\x00"},                                // the same, [AD encryption]
+	{"Parallels", 0, "WithouFreSpacExt"},                                  // QEMU, docs/interop/parallels.txt
 }
 
 // probeForeign fails with ondisk.ErrUnsupported when file is such an image.

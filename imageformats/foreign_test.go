@@ -15,9 +15,9 @@ import (
 func TestForeign(t *testing.T) {
 	pad := strings.Repeat("\x00", 512)
 	for data, want := range map[string]string{
-		"QFI\xfb\x00\x00\x00\x03" + pad:                         "qcow2",
 		strings.Repeat("\x00", 0x40) + "\x7f\x10\xda\xbe" + pad: "VDI",
-		"EVF\x09\x0d\x0a\xff\x00" + pad:                         "EWF",
+		"EVF2\x0d\x0a\x81\x00" + pad:                            "EWF version 2",
+		"LVF\x09\x0d\x0a\xff\x00" + pad:                         "L01",
 		pad:                                                     "", "QFI": "", "": "", "hello\n": "",
 	} {
 		_, _, err := Probe(t.Context(), readertest.Bytes(data))

@@ -25,6 +25,20 @@ type Image interface {
 	io.Closer
 }
 
+// Hasher is an Image whose container stores digests of the whole disk: what a
+// check of all its bytes is to be compared with.
+type Hasher interface {
+	// Hashes returns the stored digests; nil for those that there are none of.
+	Hashes() (md5, sha1 []byte)
+}
+
+// Digests are those of a Hasher, in lower-case hexadecimal; empty for those that
+// there are none of.
+type Digests struct {
+	MD5  string `json:"md5,omitempty"`
+	SHA1 string `json:"sha1,omitempty"`
+}
+
 // Info is what a container's headers say, read without its data or its parent.
 type Info struct {
 	Format     string    `json:"format"`               // "vhd", "raw", …
@@ -43,6 +57,7 @@ type Info struct {
 	// Snapshots are the states that the image holds beside its active one, oldest
 	// first.
 	Snapshots []Snapshot `json:"snapshots,omitempty"`
+	Digests   *Digests   `json:"digests,omitempty"`  // of the whole disk, as the container stores them; nil when it has none
 	Warnings  []string   `json:"warnings,omitempty"` // damage that a second copy made good, a dirty log, …
 }
 
@@ -67,7 +82,7 @@ type Parent struct {
 	IDShared bool      `json:"-"`
 	Format   string    `json:"format,omitempty"`   // the parent's container, where the child says it ("raw")
 	Modified time.Time `json:"modified,omitzero"`  // the parent's time stamp when the child was made
-	Name     string    `json:"name,omitempty"`     // file name, without a directory
+	Name     string    `json:"name,omitempty"`     // file name; of formats without ids and locators, the path as stored
 	Locators []Locator `json:"locators,omitempty"` // in the order of preference
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"yester/internal/block"
 	"yester/iscsi/pdu"
 )
 
@@ -212,10 +213,13 @@ func (o *observer) Command(op, status byte, n int64, _ time.Duration) {
 	}
 }
 
-func (o *observer) Prefetch(off, n int64) {
+func (o *observer) Prefetch(ranges []block.Range) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.prefetched = [2]int64{off, n}
+	for _, g := range ranges {
+		o.prefetched = [2]int64{g.Off, g.Len}
+	}
+	return true
 }
 
 // TestObserved: metrics, status and PRE-FETCH reach those who want them.

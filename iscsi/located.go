@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"yester/internal/block"
-	"yester/iscsi/scsi"
 )
 
 // Geometry of what is remembered of extents: 4,096 windows of 4 MiB cover 16 GiB
@@ -23,7 +22,9 @@ const (
 // located is a Reader with a memory of its extents. They never change
 // (block.Mapper), so what was looked up once, on a worker that may wait, is then
 // known without waiting. Whether somebody has written to the file all the same is
-// asked at each read: see holds.
+// asked at each read: see holds. What lies in a cache may move, which shows in the
+// same way; and what has no place yet may get one, so windows with such parts are
+// looked up again now and then.
 type located struct {
 	block.Reader
 	size  int64
@@ -38,7 +39,13 @@ type windows [windowSlots]atomic.Pointer[window]
 type window struct {
 	start   int64
 	extents []block.Extent // from start on, without gaps; may end early
+	// plainReads counts the reads of parts without a place.
+	plainReads atomic.Uint32
 }
+
+// relearnAfter is how many reads of parts without a place make a window be looked
+// up again: each look costs about as much as one of them.
+const relearnAfter = 16
 
 func newLocated(r block.Reader) *located {
 	l := &located{Reader: r, size: r.Size()}
@@ -56,11 +63,9 @@ func (l *located) Extent(ctx context.Context, off, n int64) (block.Extent, error
 	return block.ExtentAt(ctx, l.Reader, off, n)
 }
 
-// Prefetch implements scsi.Prefetcher.
+// Prefetch implements scsi.Prefetcher, which a PRE-FETCH command asks for.
 func (l *located) Prefetch(off, n int64) {
-	if p, ok := l.Reader.(scsi.Prefetcher); ok {
-		p.Prefetch(off, n)
-	}
+	block.Prefetch(l.Reader, block.Range{Off: off, Len: n})
 }
 
 // What is known about a range.
@@ -102,6 +107,9 @@ func (l *located) lookup(off, n int64) (block.Extent, knowledge) {
 		e.Off += skip
 		switch {
 		case e.File == nil && !e.Zero:
+			if w.plainReads.Add(1)%relearnAfter == 0 {
+				return e, unknown
+			}
 			return e, plain
 		case e.Len >= n:
 			return e, inPlace
@@ -116,10 +124,30 @@ func (l *located) lookup(off, n int64) (block.Extent, knowledge) {
 // holds reports whether the bytes at off still lie where they were remembered to.
 // A Reader that sees that a file was written to since it was opened no longer says
 // where its bytes are; asked after the bytes were read, that is in time. The
-// answer has been given once, so it is at hand.
-func (l *located) holds(off int64, e block.Extent) bool {
-	now, err := block.ExtentAt(context.Background(), l.Reader, off, 1)
-	return err == nil && now.File == e.File && now.Off == e.Off
+// answer has been given once, so it is at hand. n is what was read; a cache that
+// has moved or lost it makes the window be looked up again.
+func (l *located) holds(off, n int64, e block.Extent) bool {
+	for n > 0 {
+		now, err := block.ExtentAt(context.Background(), l.Reader, off, n)
+		if err != nil {
+			return false
+		}
+		e.Len = now.Len // of the remembered place, as much as one answer covers
+		if !e.SamePlace(now) {
+			l.forget(off)
+			return false
+		}
+		off, n, e.Off = off+now.Len, n-now.Len, e.Off+now.Len
+	}
+	return true
+}
+
+// forget drops the window of off.
+func (l *located) forget(off int64) {
+	l.whole.Store(nil)
+	if slots := l.slots.Load(); slots != nil {
+		slots[off/windowSize%windowSlots].Store(nil)
+	}
 }
 
 // learn looks up the window of off; it may wait. Failures are left for the read

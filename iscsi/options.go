@@ -169,7 +169,7 @@ func (a *ACL) admits(target, initiator string, from netip.Addr) bool {
 type LUN struct {
 	ID uint16 // 0 to 16383
 	// Reader is what the unit shows. Context reads and extents are used where it
-	// has them; scsi.Prefetcher too.
+	// has them; block.Prefetcher, for PRE-FETCH commands, too.
 	Reader block.Reader
 	// Size is what the unit announces, in bytes, a multiple of the block size and
 	// at most Reader.Size(); 0 stands for Reader.Size().

@@ -56,7 +56,7 @@ func (d *Dir) Stat(_ context.Context, name string) (Entry, error) {
 	if !fi.Mode().IsRegular() {
 		return Entry{}, fmt.Errorf("%s: %w", name, ErrNotRegular)
 	}
-	return Entry{Name: path.Clean(name), ModTime: fi.ModTime(), Version: versionOf(fi)}, nil
+	return Entry{Name: path.Clean(name), ModTime: fi.ModTime(), Version: versionOf(fi), Allocated: allocatedOf(fi)}, nil
 }
 
 // Lstat implements Folder.

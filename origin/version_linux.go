@@ -22,6 +22,14 @@ func versionOf(fi fs.FileInfo) Version {
 	return v
 }
 
+// allocatedOf returns Entry.Allocated.
+func allocatedOf(fi fs.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return 0
+}
+
 // versionOfFile is versionOf for an open file, without the allocations of
 // os.File.Stat: it is asked at every read.
 func versionOfFile(f *os.File) (Version, error) {

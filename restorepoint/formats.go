@@ -5,6 +5,8 @@ import (
 	"yester/guestfs/ext4"
 	"yester/imageformats"
 	"yester/imageformats/dated"
+	"yester/imageformats/ewf"
+	"yester/imageformats/qcow2"
 	"yester/imageformats/raw"
 	"yester/imageformats/rdiff"
 	"yester/imageformats/vhd"
@@ -22,6 +24,8 @@ var (
 		vhd.Format,
 		vhdx.Format,
 		vmdk.Format,
+		qcow2.Format,
+		ewf.Format,
 		raw.Format,
 	}
 	repositories = []imageformats.RepositoryFormat{

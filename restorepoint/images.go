@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"yester/guestfs"
 	"yester/imageformats"
 )
 
@@ -12,11 +13,12 @@ import (
 // common, and each is opened once however many points are. An image stays open
 // while somebody holds it.
 type imagePool struct {
-	// open opens one image on top of its opened parent, nil for a base.
-	open func(ctx context.Context, f *imageFile, parent *pooledImage) (imageformats.Image, *hostFile, error)
+	// open opens one image, or a snapshot inside it, on top of its opened parent,
+	// nil for a base.
+	open func(ctx context.Context, f *imageFile, snapshot string, parent *pooledImage) (imageformats.Image, *hostFile, error)
 
 	mu     sync.Mutex
-	images map[string]*pooledImage // by imageFile.key
+	images map[string]*pooledImage // by imageFile.key and snapshot
 }
 
 // pooledImage is an opened image of an imagePool.
@@ -29,22 +31,25 @@ type pooledImage struct {
 	refs   int // guarded by imagePool.mu
 }
 
-// get opens f and its ancestors, or takes those that are open already. The
-// caller gives it back with put.
-func (ip *imagePool) get(ctx context.Context, f *imageFile) (*pooledImage, error) {
+// get opens f, or the snapshot inside it of that id, and its ancestors, or takes
+// those that are open already. The caller gives it back with put.
+func (ip *imagePool) get(ctx context.Context, f *imageFile, snapshot string) (*pooledImage, error) {
 	ip.mu.Lock()
 	defer ip.mu.Unlock()
 	chain := f.chain()
 	var below *pooledImage // holds one reference, passed on to its child
 	for i := len(chain) - 1; i >= 0; i-- {
-		key := chain[i].key
+		key, state := chain[i].key, ""
+		if i == 0 && snapshot != "" { // a parent is always its active state
+			key, state = key+"@"+snapshot, snapshot
+		}
 		if img, ok := ip.images[key]; ok {
 			img.refs++
 			ip.putLocked(below) // img holds its parent already
 			below = img
 			continue
 		}
-		img, file, err := ip.open(ctx, chain[i], below)
+		img, file, err := ip.open(ctx, chain[i], state, below)
 		if err != nil {
 			ip.putLocked(below)
 			return nil, err
@@ -78,7 +83,7 @@ func (ip *imagePool) putLocked(img *pooledImage) {
 }
 
 // openImage is the pool's open.
-func (s *Source) openImage(ctx context.Context, f *imageFile, parent *pooledImage) (imageformats.Image, *hostFile, error) {
+func (s *Source) openImage(ctx context.Context, f *imageFile, snapshot string, parent *pooledImage) (imageformats.Image, *hostFile, error) {
 	file, err := s.openFile(ctx, f)
 	if err != nil {
 		return nil, nil, err
@@ -91,6 +96,8 @@ func (s *Source) openImage(ctx context.Context, f *imageFile, parent *pooledImag
 	opt := imageformats.OpenOptions{
 		Name:               f.name,
 		Files:              extents,
+		Snapshot:           snapshot,
+		IgnoreLog:          s.opt.Replay == guestfs.ReplayOff,
 		AllowChangedParent: s.opt.AllowChangedParent,
 		Logger:             s.opt.Logger.With("file", f.name),
 	}

@@ -41,7 +41,7 @@ func stripExt(base string) string {
 		case len(ext) == 4 && strings.Trim(ext[1:], "0123456789") == "": // a part: .001
 		default:
 			switch ext {
-			case ".vhd", ".avhd", ".vhdx", ".avhdx", ".vmdk", ".qcow2", ".raw", ".img", ".dd", ".bin", ".iso":
+			case ".vhd", ".avhd", ".vhdx", ".avhdx", ".vmdk", ".qcow2", ".raw", ".img", ".dd", ".bin", ".iso", ".e01":
 			default:
 				return base
 			}

@@ -22,10 +22,11 @@ type Opened struct {
 	// Tree is the directory tree of a point of KindTree; nil of one that has disks.
 	Tree guestfs.Tree
 
-	src     *Source
-	images  []*pooledImage
-	volumes lazy[volumeSet]
-	view    lazy[*guestview.View]
+	src       *Source
+	images    []*pooledImage
+	snapshots []*snapshotImage
+	volumes   lazy[volumeSet]
+	view      lazy[*guestview.View]
 }
 
 // OpenedDisk is one virtual disk of an opened point, as the guest saw it.
@@ -60,23 +61,40 @@ func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
 		o.Tree = tree
 		return o, nil
 	}
-	if p.Problem != "" {
-		return nil, &pointError{point: &p, err: p.Disks[0].image.problem}
+	if p.problem != nil {
+		return nil, &pointError{point: &p, err: p.problem}
 	}
 	for _, d := range p.Disks {
-		img, err := s.images.get(ctx, d.image)
+		img, err := o.openDisk(ctx, &d)
 		if err != nil {
 			o.Close()
 			return nil, &pointError{point: &p, err: err}
 		}
-		o.images = append(o.images, img)
 		o.Disks = append(o.Disks, &OpenedDisk{
 			Disk:  d,
-			Image: img.Image,
+			Image: img,
 			opt:   volume.Options{SectorSize: d.Info.SectorSize, Logger: s.opt.Logger.With("point", p.ID, "disk", d.Name)},
 		})
 	}
 	return o, nil
+}
+
+// openDisk opens one of the point's disks; Close closes it.
+func (o *Opened) openDisk(ctx context.Context, d *Disk) (block.Reader, error) {
+	if d.snap != nil {
+		img, err := o.src.snapshots.open(d.snap)
+		if err != nil {
+			return nil, err
+		}
+		o.snapshots = append(o.snapshots, img)
+		return img, nil
+	}
+	img, err := o.src.images.get(ctx, d.image, d.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	o.images = append(o.images, img)
+	return img.Image, nil
 }
 
 // pointError says which point could not be opened.
@@ -108,6 +126,10 @@ func (o *Opened) Close() {
 		o.src.images.put(img)
 	}
 	o.images = nil
+	for _, img := range o.snapshots {
+		img.Close()
+	}
+	o.snapshots = nil
 }
 
 // Disk returns the disk of that name; with an empty name the only one.

@@ -143,7 +143,7 @@ func TestHistoryOfTrees(t *testing.T) {
 			}
 			text := fmt.Sprintf("%d-%d", v.First.Time.Day(), v.Last.Time.Day())
 			if v.Changed != 0 {
-				text += ":" + names(v.Changed)
+				text += ":" + changeNames(v.Changed)
 			}
 			if v.Points != v.Last.Time.Day()-v.First.Time.Day()+1 || v.Missing != (v.Changed == imageformats.ChangeRemoved) {
 				t.Errorf("%s: %+v", test.path, v)
@@ -162,7 +162,7 @@ func TestHistoryOfTrees(t *testing.T) {
 	}
 }
 
-func names(c imageformats.Change) string {
+func changeNames(c imageformats.Change) string {
 	var list []string
 	for i, name := range []string{"added", "removed", "type", "content", "mode", "owner", "mtime", "xattrs", "links"} {
 		if c&(1<<i) != 0 {
@@ -178,7 +178,7 @@ func TestHistoryUnreadable(t *testing.T) {
 	points[1].Problem = "lost"
 	var got []string
 	err := s.History(t.Context(), points, "touched", Scope{}, func(v Version) bool {
-		got = append(got, fmt.Sprintf("%d-%d %s %t", v.First.Time.Day(), v.Last.Time.Day(), names(v.Changed), v.Err != nil))
+		got = append(got, fmt.Sprintf("%d-%d %s %t", v.First.Time.Day(), v.Last.Time.Day(), changeNames(v.Changed), v.Err != nil))
 		return true
 	})
 	if want := []string{"1-1  false", "2-2  true", "3-3 mtime false"}; !reflect.DeepEqual(got, want) || err != nil {
@@ -217,7 +217,7 @@ func TestDiffOfTrees(t *testing.T) {
 				t.Error(d.Err)
 			}
 			if d.Path != "" && d.Path != "d" { // their times are the host's
-				got = append(got, d.Path+":"+names(d.Changed))
+				got = append(got, d.Path+":"+changeNames(d.Changed))
 			}
 			return true
 		})

@@ -9,31 +9,46 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
 	"yester/internal/nametime"
+	"yester/internal/ondisk"
 	"yester/origin"
 )
 
 // Source is a place where restore points live. It is safe for parallel use.
 type Source struct {
 	location string
-	dir      origin.Folder
-	only     string // when the source is one file: its name in dir
-	opt      Options
+	// dir is where the files are; nil of a source without any, and of one that lies
+	// far away until it is first listed.
+	dir  origin.Folder
+	only string // when the source is one file: its name in dir
+	opt  Options
 
-	mu     sync.Mutex // serialises listings; guards probed
+	// connect makes the connection to a source that lies far away, and sets dir and
+	// only, or snapshots; nil once it has.
+	connect   func(context.Context) error
+	far       bool            // doesn't lie on this host
+	snapshots *snapshotSource // in place of dir
+
+	mu     sync.Mutex // serialises listings; guards what follows
 	probed map[string]probed
+	texts  map[string]parsed // configuration files
+	seen   map[string]bool   // those of texts that the listing in progress has met
+	listed time.Time         // when last was made
+	last   *Catalogue        // the last listing
 
 	images imagePool
 	trees  []treeRoot // guarded by mu
 }
 
-// Open opens the source at location: a disk image, or a folder in which images
-// lie. Nothing is read yet.
+// Open opens the source at location: a disk image, or a folder in which restore
+// points lie, on this host or far away (sftp://, ebs://). Nothing is read yet, and
+// no connection made.
 func Open(location string, opt Options) (*Source, error) {
 	if opt.Location == nil {
 		opt.Location = time.Local
@@ -41,8 +56,11 @@ func Open(location string, opt Options) (*Source, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
+	s := &Source{location: location, opt: opt, texts: make(map[string]parsed)}
+	s.images.open = s.openImage
 	if scheme, _, ok := strings.Cut(location, "://"); ok {
-		return nil, fmt.Errorf("%s: sources of type %q are not supported", location, scheme)
+		s.far = true
+		return s, s.openFar(scheme)
 	}
 	abs, err := filepath.Abs(location)
 	if err != nil {
@@ -55,7 +73,6 @@ func Open(location string, opt Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{location: location, opt: opt}
 	folder := abs
 	if !fi.IsDir() {
 		if !fi.Mode().IsRegular() {
@@ -63,7 +80,6 @@ func Open(location string, opt Options) (*Source, error) {
 		}
 		folder, s.only = filepath.Split(abs)
 	}
-	s.images.open = s.openImage
 	s.dir, err = origin.OpenDir(folder)
 	return s, err
 }
@@ -71,11 +87,34 @@ func Open(location string, opt Options) (*Source, error) {
 // Location returns the source as the user named it.
 func (s *Source) Location() string { return s.location }
 
-// HostPath returns the absolute path of the folder or file on the host.
-func (s *Source) HostPath() string { return filepath.Join(s.dir.Path(), s.only) }
+// HostPath returns the absolute path of the folder or file on this host; empty
+// when the source lies far away.
+func (s *Source) HostPath() string {
+	if s.far {
+		return ""
+	}
+	return filepath.Join(s.dir.Path(), s.only)
+}
+
+// Place names the source for people: its path on this host, or its location.
+func (s *Source) Place() string {
+	if s.far {
+		return s.location
+	}
+	return s.HostPath()
+}
 
 // Close closes the source. Points opened from it must be closed first.
-func (s *Source) Close() error { return errors.Join(s.closeTrees(), s.dir.Close()) }
+func (s *Source) Close() error {
+	err := s.closeTrees()
+	if s.dir != nil {
+		err = errors.Join(err, s.dir.Close())
+	}
+	if s.snapshots != nil {
+		err = errors.Join(err, s.snapshots.close())
+	}
+	return err
+}
 
 // Catalogue is one listing of a source.
 type Catalogue struct {
@@ -113,24 +152,76 @@ func (c *Catalogue) Of(machine string) []Point {
 }
 
 // List lists the source anew. Files that have not changed since the last listing
-// are not read again.
+// are not read again. A source that lies far away isn't asked more often than a
+// person would look.
 func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	images, ignored, err := s.scan(ctx)
+	if s.connect != nil {
+		if err := s.connect(ctx); err != nil {
+			return nil, err
+		}
+		s.connect = nil
+	}
+	if s.far && s.last != nil && time.Since(s.listed) < farListing {
+		return s.last, nil
+	}
+	cat, err := s.listAll(ctx)
+	if err == nil {
+		s.last, s.listed = cat, time.Now()
+	}
+	return cat, err
+}
+
+// listAll is List without looking back.
+func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
+	if s.snapshots != nil {
+		return s.snapshots.list(ctx)
+	}
+	found, err := s.scan(ctx)
 	if err != nil {
 		return nil, err
 	}
-	link(images, s.opt.AllowChangedParent)
-	if s.only != "" {
-		if images, err = s.onlyChain(images, ignored); err != nil {
-			return nil, err
+	s.seen = make(map[string]bool)
+	var states []diskState
+	var rest []*imageFile // those of no known layout
+	for _, c := range found.scopes {
+		images := found.link(c, s)
+		if strings.EqualFold(path.Ext(s.only), ".vmx") {
+			states, found.ignored = s.newSurvey(ctx, c, images).onlyMachine(s.only)
+			break
 		}
-		ignored = nil
+		if s.only != "" {
+			if rest, err = s.onlyChain(images, found.ignored); err != nil {
+				return nil, err
+			}
+			found.ignored = nil
+			break
+		}
+		sv := s.newSurvey(ctx, c, images)
+		if s.opt.Layout != nil {
+			sv.described()
+		} else {
+			for _, detect := range detectors {
+				detect(sv)
+			}
+			rest = append(rest, sv.unclaimed()...)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		states = append(states, sv.states...)
+		found.ignored = append(found.ignored, sv.ignored...)
 	}
-	points := s.points(images)
+	s.forgetTexts()
+	found.ignored = slices.DeleteFunc(found.ignored, func(i Ignored) bool {
+		t, ok := s.texts[i.Name] // what was read isn't left out
+		return ok && t.err == nil && errors.Is(i.Err, ondisk.ErrFormat)
+	})
+	states = append(states, s.folderStates(rest)...)
+	points := s.assemble(twice(states))
 	var warnings []Warning
-	if s.only == "" {
+	if s.only == "" && s.opt.Layout == nil {
 		var trees []Point
 		var damaged []Ignored
 		trees, damaged, warnings = s.treePoints(ctx)
@@ -138,10 +229,19 @@ func (s *Source) List(ctx context.Context) (*Catalogue, error) {
 			return nil, err
 		}
 		points = append(points, trees...)
-		ignored = append(ignored, damaged...)
+		found.ignored = append(found.ignored, damaged...)
 	}
 	number(points)
-	return &Catalogue{Points: points, Ignored: ignored, Warnings: warnings}, nil
+	return &Catalogue{Points: points, Ignored: found.ignored, Warnings: warnings}, nil
+}
+
+// forgetTexts drops what is known of configuration files that are gone.
+func (s *Source) forgetTexts() {
+	for name := range s.texts {
+		if !s.seen[name] {
+			delete(s.texts, name)
+		}
+	}
 }
 
 // onlyChain narrows a listing down to the chain of the file that the source is.
@@ -162,29 +262,6 @@ func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile
 		}
 	}
 	return nil, fmt.Errorf("%s: %w", s.location, fs.ErrNotExist)
-}
-
-// points makes a point of every image.
-func (s *Source) points(images []*imageFile) []Point {
-	names := s.machineNames(images)
-	var points []Point
-	for _, f := range images {
-		p := Point{Machine: names[f], Kind: KindDisks, Layout: LayoutFolder}
-		p.Time, p.TimeFrom = s.imageTime(f)
-		d := Disk{Name: p.Machine, Info: f.info, Bytes: f.bytes(), image: f}
-		for _, a := range f.chain() {
-			d.Files = append(d.Files, a.name)
-		}
-		p.Disks = []Disk{d}
-		f.setKey()
-		p.key = f.key
-		if f.problem != nil {
-			p.Problem = f.problem.Error()
-			p.key += " " + p.Problem
-		}
-		points = append(points, p)
-	}
-	return points
 }
 
 // number puts points in order and gives them their ids.
@@ -240,11 +317,42 @@ func sameSecond(before []Point, p *Point) (n int) {
 	return n
 }
 
+type pointTime struct {
+	t    time.Time
+	from TimeFrom
+}
+
+// imageTimes returns the times of the points that images are. A file's
+// modification time is lost when it is copied; a parent that has nothing better is
+// no younger than its child.
+func (s *Source) imageTimes(images []*imageFile) map[*imageFile]pointTime {
+	times := make(map[*imageFile]pointTime, len(images))
+	depth := make(map[*imageFile]int, len(images))
+	for _, f := range images {
+		t, from := s.imageTime(f)
+		times[f] = pointTime{t, from}
+		depth[f] = len(f.chain())
+	}
+	deepest := slices.Clone(images)
+	slices.SortStableFunc(deepest, func(a, b *imageFile) int { return depth[b] - depth[a] })
+	for _, f := range deepest {
+		if p, ok := times[f.parent]; ok && p.from == FromMtime && p.t.After(times[f].t) {
+			times[f.parent] = pointTime{times[f].t, FromMtime}
+		}
+	}
+	return times
+}
+
 // imageTime returns the time of the point that f is.
 func (s *Source) imageTime(f *imageFile) (time.Time, TimeFrom) {
-	if t, _, _, ok := splitName(f.name, "", s.opt.Location); ok {
+	if t, _, _, ok := splitName(f.scope.rel(f.name), "", s.opt.Location); ok {
 		return t, FromName
 	}
+	return s.ownTime(f)
+}
+
+// ownTime is the time of an image that no name dates.
+func (s *Source) ownTime(f *imageFile) (time.Time, TimeFrom) {
 	if !f.info.Created.IsZero() {
 		return f.info.Created.UTC(), FromHeader
 	}
@@ -261,8 +369,9 @@ func (s *Source) machineNames(images []*imageFile) map[*imageFile]string {
 	places := make(map[*imageFile]place, len(images))
 	members := make(map[*imageFile][]*imageFile) // by the chain's base
 	for _, f := range images {
-		_, stem, folder, _ := splitName(f.name, filepath.Base(s.dir.Path()), s.opt.Location)
-		places[f] = place{stem: stem, folder: folder, dir: undatedDir(f.name, s.opt.Location)}
+		name := f.scope.rel(f.name)
+		_, stem, folder, _ := splitName(name, filepath.Base(s.dir.Path()), s.opt.Location)
+		places[f] = place{stem: stem, folder: folder, dir: undatedDir(name, s.opt.Location)}
 		base := f
 		for base.parent != nil {
 			base = base.parent

@@ -74,6 +74,17 @@ type partial struct {
 	have int64  // bytes that lie on dev, less than size
 }
 
+// Prefetch implements block.Prefetcher.
+func (p *partial) Prefetch(ranges []block.Range) bool {
+	moved := make([]block.Range, 0, len(ranges))
+	for _, g := range ranges {
+		if g, ok := g.Clip(p.have); ok {
+			moved = append(moved, block.Range{Off: p.v.Start + g.Off, Len: g.Len})
+		}
+	}
+	return block.Prefetch(p.dev, moved...)
+}
+
 // Size returns the size that the partition table states, in bytes.
 func (p *partial) Size() int64 { return p.size }
 

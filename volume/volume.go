@@ -60,15 +60,30 @@ type Scheme struct {
 	Open func(ctx context.Context, dev block.Reader, opt Options) (*Table, error)
 }
 
+// What is asked for ahead of being read, bytes.
+const (
+	tableHint     = 64 << 10  // a GPT of 128 entries and sectors of 512 bytes ends at 17 KiB
+	startHint     = 128 << 10 // Btrfs has its superblock at 64 KiB, LVM its label in the first four sectors
+	maxStartHints = 32        // volumes
+)
+
 // Open finds the volumes of dev with the first of schemes that recognises it. A
 // disk that none recognises is one volume, the whole of it.
 func Open(ctx context.Context, dev block.Reader, opt Options, schemes ...Scheme) (*Table, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
+	// Tables lie at the beginning and the end, filesystems say what they are at
+	// theirs: from far away, all of it at once.
+	block.Prefetch(dev, block.Range{Len: tableHint}, block.Range{Off: max(0, dev.Size()-tableHint), Len: tableHint})
 	for _, s := range schemes {
 		t, err := s.Open(ctx, dev, opt)
 		if err == nil {
+			var starts []block.Range
+			for _, v := range t.Volumes[:min(len(t.Volumes), maxStartHints)] {
+				starts = append(starts, block.Range{Off: v.Start, Len: startHint})
+			}
+			block.Prefetch(dev, starts...)
 			return t, nil
 		}
 		if !errors.Is(err, ondisk.ErrFormat) {

@@ -132,7 +132,7 @@ func (l *layer) undo(b commit) {
 	defer b.g.mu.Unlock()
 	sl := &b.g.slots[b.n-b.g.first]
 	sl.word.And(^uint32(ready))
-	sl.seen = 0
+	sl.seen.Store(0)
 	sl.word.Add(^uint32(0))
 	if ok, err := l.clear(b.g, b.n); ok || err != nil {
 		return

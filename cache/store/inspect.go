@@ -247,8 +247,8 @@ func (l *layer) recheck(n int64) (gone, bad bool) {
 		l.idle(g, n)
 		return true, false
 	}
-	if sl.seen != 0 && sl.word.Load()&^ready == 0 {
-		sl.seen = 0
+	if sl.seen.Load() != 0 && sl.word.Load()&^ready == 0 {
+		sl.seen.Store(0)
 	}
 	if l.verify(n, e) {
 		if sl.word.Load() == 0 {

@@ -44,8 +44,8 @@ type slot struct {
 	word atomic.Uint32
 	used atomic.Uint32 // last use, Unix seconds
 	// Under the group's lock:
-	seen   uint64 // id of the entry whose bytes were verified; 0 is none
-	stored uint32 // last use as the index has it
+	seen   atomic.Uint64 // id of the entry whose bytes were verified; 0 is none; read without the lock, too
+	stored uint32        // last use as the index has it
 }
 
 // group is a run of groupBlocks blocks.
@@ -296,7 +296,7 @@ func (l *layer) block(n int64, sl *slot) Block {
 		sl.used.Store(now)
 	}
 	f, off := l.place(n)
-	return Block{File: f.File, Off: off, Len: l.length(n), word: &sl.word}
+	return Block{File: f.File, Off: off, Len: l.length(n), ID: sl.seen.Load(), word: &sl.word}
 }
 
 // getSlow leases and verifies the block.
@@ -318,7 +318,7 @@ func (l *layer) getSlow(n int64) (Block, bool) {
 		return Block{}, false
 	}
 	sl.word.Add(1) // keeps the lease while the group isn't locked
-	if sl.seen != e.id() {
+	if sl.seen.Load() != e.id() {
 		g.mu.Unlock()
 		good := l.verify(n, e)
 		g.mu.Lock()
@@ -327,7 +327,7 @@ func (l *layer) getSlow(n int64) (Block, bool) {
 			l.drop(g, n, e)
 			return Block{}, false
 		}
-		sl.seen = e.id()
+		sl.seen.Store(e.id())
 	}
 	sl.stored = e.used
 	sl.word.Or(ready)
@@ -372,7 +372,7 @@ func (l *layer) clear(g *group, n int64) (bool, error) {
 	}
 	// Without a lease in active, nothing else need be told.
 	defer func() { g.held &^= bit; l.index.unlock(leaseBase+n, 1) }()
-	sl.seen = 0
+	sl.seen.Store(0)
 	e, err := l.entry(n)
 	if err != nil {
 		return false, err
@@ -417,7 +417,8 @@ func (l *layer) put(n int64, p []byte) error {
 		_, _ = l.clear(g, n) // gives back what was written of it
 		return fmt.Errorf("store block %d of %s: %w", n, l.key, err)
 	}
-	sl.seen, sl.stored = e.id(), e.used
+	sl.seen.Store(e.id())
+	sl.stored = e.used
 	sl.used.Store(e.used)
 	sl.word.Or(ready)
 	if l.mem {
@@ -435,6 +436,9 @@ type Block struct {
 	File *os.File
 	Off  int64 // bytes
 	Len  int64 // bytes
+	// ID tells this writing of the block from any other, before and after; it is
+	// never 0.
+	ID   uint64
 	word *atomic.Uint32
 }
 

@@ -431,7 +431,7 @@ func BenchmarkFirstGet(b *testing.B) {
 	for n := int64(0); b.Loop(); n++ {
 		g := o.disk.find(n & 63)
 		g.mu.Lock()
-		g.slots[n%groupBlocks].seen = 0
+		g.slots[n%groupBlocks].seen.Store(0)
 		o.disk.idle(g, n&63)
 		g.mu.Unlock()
 		blk, _ := o.Get(n & 63)

@@ -9,11 +9,14 @@ import (
 	"strings"
 	"syscall"
 
+	"yester/cache/store"
 	"yester/fusefs"
 	"yester/guestfs"
 	"yester/guestfs/guestview"
+	"yester/imageformats/ebs"
 	"yester/internal/exitcode"
 	"yester/internal/ondisk"
+	"yester/origin/sftp"
 	"yester/restorepoint"
 	"yester/restorepoint/timeexpr"
 )
@@ -89,9 +92,14 @@ func code(err error) int {
 		return coded.code
 	case isAny(err, context.Canceled, context.DeadlineExceeded):
 		return exitcode.Partial
+	case errors.Is(err, ebs.ErrNotFound):
+		return exitcode.NotFound
+	case isAny(err, sftp.ErrConnection, ebs.ErrDenied, ebs.ErrKMS, ebs.ErrNotOwner, ebs.ErrCredentials, ebs.ErrRegion,
+		ebs.ErrThrottled, ebs.ErrUnreachable, ebs.ErrMaxCost, ebs.ErrPending, ebs.ErrArchived, ebs.ErrRecycleBin):
+		return exitcode.Unreachable
 	case errors.As(err, &path) && path.Op == "write": // never to a source
 		return exitcode.Partial
-	case isAny(err, timeexpr.ErrSyntax, fusefs.ErrMountpoint):
+	case isAny(err, timeexpr.ErrSyntax, fusefs.ErrMountpoint, store.ErrUnsafe):
 		return exitcode.Usage
 	case isAny(err, ondisk.ErrCorrupt, ondisk.ErrUnsupported, ondisk.ErrFormat, guestfs.ErrEncrypted, io.ErrUnexpectedEOF):
 		return exitcode.Damaged
@@ -112,12 +120,20 @@ func hint(err error) string {
 	var coded *codedError
 	var source *sourceError
 	var format *ondisk.FormatError
+	var aws *ebs.Error
 	if errors.As(err, &coded) && coded.hint != "" {
 		return coded.hint
+	}
+	if errors.As(err, &aws) && aws.Hint() != "" {
+		return aws.Hint()
 	}
 	switch {
 	case isAny(err, context.Canceled):
 		return ""
+	case errors.Is(err, sftp.ErrConnection) && strings.Contains(err.Error(), "Host key verification failed"):
+		return "connect once by ssh yourself, check the host's key, and let ssh remember it"
+	case errors.Is(err, sftp.ErrConnection):
+		return "yester never asks for a password: `ssh` to that host must work with a key or an agent; --ssh 'ssh -i FILE' names a key"
 	case errors.Is(err, restorepoint.ErrChanged):
 		return "something writes to the source; try again when it has finished, or read from a copy or snapshot"
 	case errors.As(err, &format) && format.Format == "jbd2":
@@ -128,6 +144,8 @@ func hint(err error) string {
 		return "`yester umount DIR` cleans it up"
 	case errors.Is(err, fusefs.ErrMountpoint):
 		return "choose an existing directory that is outside the source"
+	case errors.Is(err, store.ErrUnsafe):
+		return "choose another directory by --cache-dir, or make this one private: chmod 700"
 	case errors.Is(err, timeexpr.ErrSyntax):
 		return "examples: --at latest, --at 10D, --at '2006-07-28 02:30', --at 3B; see `yester --help`"
 	case errors.Is(err, timeexpr.ErrNotFound):

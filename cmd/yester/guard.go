@@ -18,6 +18,9 @@ type guard struct {
 // newGuard guards the source of s, and the files of its point wherever they are.
 func newGuard(s *session) (*guard, error) {
 	g := &guard{source: s.src.HostPath()}
+	if g.source == "" {
+		return g, nil // far away
+	}
 	fi, err := os.Stat(g.source)
 	if err != nil {
 		return nil, &sourceError{location: s.src.Location(), err: err}

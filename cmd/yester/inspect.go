@@ -57,31 +57,35 @@ system, and where its /etc/fstab mounts the volumes.`,
 
 // inspection is what --json prints.
 type inspection struct {
-	Source   string            `json:"source"`
-	Point    string            `json:"point"`
-	Machine  string            `json:"machine"`
-	Time     string            `json:"time"`
-	TimeFrom string            `json:"time_from"`
-	Kind     restorepoint.Kind `json:"kind"`
-	Layout   string            `json:"layout"`
-	Name     string            `json:"name,omitempty"`
-	Tree     *guestfs.Info     `json:"tree,omitempty"`  // of a point without disks
-	Disks    []inspectedDisk   `json:"disks,omitempty"` // of a point that has disks
-	OS       *guestview.OS     `json:"os,omitempty"`
-	Mounts   []guestview.Mount `json:"mounts,omitempty"` // of the guest view; none without a root filesystem
-	Warnings []string          `json:"warnings,omitempty"`
+	Source      string                   `json:"source"`
+	Point       string                   `json:"point"`
+	Machine     string                   `json:"machine"`
+	Time        string                   `json:"time"`
+	TimeFrom    string                   `json:"time_from"`
+	Kind        restorepoint.Kind        `json:"kind"`
+	Layout      string                   `json:"layout"`
+	Name        string                   `json:"name,omitempty"`
+	Provenance  string                   `json:"provenance,omitempty"`
+	Consistency restorepoint.Consistency `json:"consistency,omitempty"`
+	Notes       []string                 `json:"notes,omitempty"`
+	Tree        *guestfs.Info            `json:"tree,omitempty"`  // of a point without disks
+	Disks       []inspectedDisk          `json:"disks,omitempty"` // of a point that has disks
+	OS          *guestview.OS            `json:"os,omitempty"`
+	Mounts      []guestview.Mount        `json:"mounts,omitempty"` // of the guest view; none without a root filesystem
+	Warnings    []string                 `json:"warnings,omitempty"`
 }
 
 type inspectedDisk struct {
-	Name       string            `json:"name"`
-	Size       int64             `json:"size"`
-	Chain      []inspectedImage  `json:"chain"` // the point's own image first
-	Scheme     string            `json:"scheme,omitempty"`
-	ID         string            `json:"id,omitempty"`
-	SectorSize int               `json:"sector_size,omitempty"`
-	Warnings   []string          `json:"warnings,omitempty"`
-	Error      string            `json:"error,omitempty"` // why there are no volumes
-	Volumes    []inspectedVolume `json:"volumes,omitempty"`
+	Name       string             `json:"name"`
+	Size       int64              `json:"size"`
+	MaxCost    *restorepoint.Cost `json:"max_cost,omitempty"` // of reading all of it, where that costs money
+	Chain      []inspectedImage   `json:"chain"`              // the point's own image first
+	Scheme     string             `json:"scheme,omitempty"`
+	ID         string             `json:"id,omitempty"`
+	SectorSize int                `json:"sector_size,omitempty"`
+	Warnings   []string           `json:"warnings,omitempty"`
+	Error      string             `json:"error,omitempty"` // why there are no volumes
+	Volumes    []inspectedVolume  `json:"volumes,omitempty"`
 }
 
 type inspectedImage struct {
@@ -110,15 +114,12 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 		Time: g.showTime(p.Time), TimeFrom: string(p.TimeFrom),
 	}
 	in.Kind, in.Layout, in.Name = p.Kind, p.Layout, p.Name
+	in.Provenance, in.Consistency, in.Notes = p.Provenance, p.Consistency, p.Notes
 	if s.point.Tree != nil {
 		info := s.point.Tree.Info()
 		in.Tree = &info
 		t.ok++
 		return in, nil
-	}
-	images, err := imagesByFile(ctx, s.src)
-	if err != nil {
-		return nil, err
 	}
 	vols, err := s.point.Volumes(ctx)
 	if ctx.Err() != nil {
@@ -128,13 +129,9 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 		g.problem(t, err)
 	}
 	for _, d := range s.point.Disks {
-		out := inspectedDisk{Name: d.Name, Size: d.Image.Size()}
-		for _, name := range d.Files {
-			img := inspectedImage{File: name}
-			if of, ok := images[name]; ok {
-				img.Stored, img.Image = of.Bytes, &of.Info
-			}
-			out.Chain = append(out.Chain, img)
+		out := inspectedDisk{Name: d.Name, Size: d.Image.Size(), MaxCost: d.MaxCost()}
+		for _, img := range d.Chain() {
+			out.Chain = append(out.Chain, inspectedImage{File: img.Name, Stored: img.Bytes, Image: &img.Info})
 		}
 		if table, err := d.Table(ctx); err != nil {
 			out.Error = err.Error()
@@ -153,21 +150,6 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 		in.Disks = append(in.Disks, out)
 	}
 	return in, g.inspectGuest(ctx, s, in, t)
-}
-
-// imagesByFile returns what is known of every image of the source.
-func imagesByFile(ctx context.Context, src *restorepoint.Source) (map[string]restorepoint.Disk, error) {
-	cat, err := src.List(ctx) // which has been read already
-	if err != nil {
-		return nil, &sourceError{location: src.Location(), err: err}
-	}
-	images := make(map[string]restorepoint.Disk)
-	for _, p := range cat.Points {
-		for _, d := range p.Disks {
-			images[d.Files[0]] = d
-		}
-	}
-	return images, nil
 }
 
 func (g *globalFlags) inspectVolume(ctx context.Context, v *restorepoint.OpenedVolume, t *tally) (inspectedVolume, error) {
@@ -222,6 +204,18 @@ func (g *globalFlags) printInspection(out io.Writer, in *inspection) {
 			fmt.Fprintf(out, "%d files and directories\n", in.Tree.Files)
 		}
 	}
+	if in.Tree == nil && in.Provenance != "" {
+		fmt.Fprintln(out, printable(in.Provenance))
+	}
+	if in.Name != "" && in.Tree == nil {
+		fmt.Fprintf(out, "Called %s\n", printable(in.Name))
+	}
+	if in.Consistency != "" {
+		fmt.Fprintf(out, "State: %s\n", in.Consistency)
+	}
+	for _, s := range in.Notes {
+		fmt.Fprintf(out, "Note: %s\n", printable(s))
+	}
 	for i := range in.Disks {
 		fmt.Fprintln(out)
 		g.printDisk(out, &in.Disks[i])
@@ -250,6 +244,9 @@ func (g *globalFlags) printInspection(out io.Writer, in *inspection) {
 
 func (g *globalFlags) printDisk(out io.Writer, d *inspectedDisk) {
 	fmt.Fprintf(out, "Disk %s: %s (%d bytes)\n", printable(d.Name), formatBytes(d.Size), d.Size)
+	if d.MaxCost != nil {
+		fmt.Fprintf(out, "  Reading all of it costs at most %s\n", d.MaxCost.Text)
+	}
 	fmt.Fprintln(out, "  Image chain, this point's first:")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, img := range d.Chain {

@@ -134,8 +134,12 @@ func (g *globalFlags) serveISCSI(ctx context.Context, f *iscsiFlags, location st
 
 	s := newService(l.Addr(), src, t, f, conf)
 	reg, err := running.Register(running.Service{
-		Kind: "iscsi", PID: os.Getpid(), Source: src.HostPath(), Where: s.Portal, Started: time.Now().UTC(),
-	}, func() any { return t.stats(s.Expires) })
+		Kind: "iscsi", PID: os.Getpid(), Source: src.Place(), Where: s.Portal, Started: time.Now().UTC(),
+	}, func() any {
+		st := t.stats(s.Expires)
+		st.Cache = g.cache.stats()
+		return st
+	})
 	if err != nil {
 		log.Warn("yester status will not show this target", "error", err)
 	} else {
@@ -224,7 +228,7 @@ func checkScratch(src *restorepoint.Source, o *iscsi.Overlay) error {
 		return nil
 	}
 	dir := realPath(o.Dir)
-	fi, err := os.Stat(src.HostPath())
+	fi, err := os.Stat(src.HostPath()) // of a source that lies far away there is none
 	if err == nil && fi.IsDir() && inside(dir, src.HostPath()) {
 		return usageError("the scratch files of --overlay would lie in the source, and nothing is ever written to a source",
 			"set TMPDIR to another place than "+dir)

@@ -35,7 +35,7 @@ type targetLine struct {
 
 func newService(addr net.Addr, src *restorepoint.Source, t *targetSet, f *iscsiFlags, c *iscsiConfig) *iscsiService {
 	s := &iscsiService{
-		Portal: portal(addr), Listen: addr.String(), Source: src.HostPath(), Machine: t.machine,
+		Portal: portal(addr), Listen: addr.String(), Source: src.Place(), Machine: t.machine,
 		ChapUser: f.chapUser, MutualUser: f.mutualUser,
 	}
 	if c.overlay != nil {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"yester/cache"
 	"yester/internal/block"
 	"yester/iscsi"
 	"yester/restorepoint"
@@ -179,6 +180,7 @@ type iscsiStats struct {
 	Refused  int64                 `json:"logins_refused"`
 	Last     time.Time             `json:"last_request,omitzero"`
 	Expires  time.Time             `json:"expires,omitzero"`
+	Cache    *cache.Stats          `json:"cache,omitempty"` // nil while nothing has needed it
 }
 
 func (t *targetSet) stats(expires time.Time) iscsiStats {

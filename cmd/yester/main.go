@@ -31,8 +31,14 @@ func run() int {
 		g.fail(err)
 		return exitcode.Usage
 	}
+	defer func() {
+		if err := g.cache.close(); err != nil {
+			g.warn("closing the cache: %v", err)
+		}
+	}()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
+	g.tellCosts()
 	if err == nil {
 		return exitcode.OK
 	}

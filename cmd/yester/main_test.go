@@ -50,8 +50,11 @@ func TestScript(t *testing.T) {
 				return nil
 			},
 			Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-				"exits": exits,
-				"mtime": printMtime,
+				"exits":       exits,
+				"mtime":       printMtime,
+				"fillcache":   fillCache,
+				"damagecache": damageCache,
+				"opencache":   openCache,
 			},
 			Condition: func(cond string) (bool, error) {
 				switch cond {

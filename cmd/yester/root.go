@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 
 	"yester/guestfs"
 	"yester/restorepoint"
+	"yester/restorepoint/layout"
 )
 
 // globalFlags are the flags of all commands, and what commands share.
@@ -23,8 +25,14 @@ type globalFlags struct {
 	allowChangedParent  bool
 	numericIDs          bool
 	verbose             bool
+	layout              string
+	groupWindow         time.Duration
+	cacheSize           string
 
+	template       *layout.Template // of layout
 	stdout, stderr *os.File
+	cache          lazyCache
+	far            farFlags
 	started        bool // flags and arguments are right; the command's own work began
 	talk           *talker
 }
@@ -73,6 +81,11 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 	fl.StringVar(&g.replay, "replay", "on", "replay a filesystem's journal in memory: `MODE`, on or off")
 	fl.BoolVar(&g.local, "local", false, "show local time instead of UTC")
 	fl.BoolVar(&g.allowChangedParent, "allow-changed-parent", false, "open images whose parent was changed after they were made")
+	fl.StringVar(&g.layout, "layout", "", "images lie by `TEMPLATE`: '{machine}/{time:2006-01-02}/{disk}.vmdk'")
+	fl.DurationVar(&g.groupWindow, "group-window", restorepoint.DefaultGroupWindow, "disks whose times lie within `DURATION` are one point")
+	fl.StringVar(&g.cache.cfg.Dir, "cache-dir", "", "keep what comes from afar in `DIR` (default $XDG_CACHE_HOME/yester)")
+	fl.StringVar(&g.cacheSize, "cache-size", "10G", "keep at most `SIZE` of it, and never more than half of the free disk")
+	g.far.register(fl)
 	fl.BoolVar(&g.numericIDs, "numeric-ids", false, "take the owners a repository records by number, not by their names on this host")
 	fl.BoolVarP(&g.verbose, "verbose", "v", false, "say more about what is done and what is left out")
 	fl.SortFlags = false
@@ -92,7 +105,7 @@ Exit codes: 0 done; 1 some of it failed; 2 wrong usage; 3 no such point or path;
 		newLogCommand(g), newDiffCommand(g), newVerifyCommand(g))
 	add("take", newCatCommand(g), newCpCommand(g), newExportCommand(g))
 	add("mount", newMountCommand(g), newUmountCommand(), newIscsiCommand(g), newStatusCommand(g))
-	add("", newVersionCommand(g), newGenDocsCommand())
+	add("", newCacheCommand(g), newVersionCommand(g), newGenDocsCommand())
 	return root
 }
 
@@ -101,11 +114,34 @@ func (g *globalFlags) start() error {
 	if g.replay != "on" && g.replay != "off" {
 		return fmt.Errorf("--replay is %q, not on or off", g.replay)
 	}
+	size, err := parseSize(g.cacheSize)
+	if err != nil || size <= 0 {
+		return fmt.Errorf("--cache-size is %q, not a size like 500M or 10G", g.cacheSize)
+	}
+	g.cache.cfg.Budget = size
+	if err := g.far.check(); err != nil {
+		return err
+	}
+	if g.cache.cfg.Dir != "" {
+		// A process in the background has another working directory.
+		if g.cache.cfg.Dir, err = filepath.Abs(g.cache.cfg.Dir); err != nil {
+			return err
+		}
+	}
+	if g.layout != "" {
+		if g.template, err = layout.ParseTemplate(g.layout); err != nil {
+			return fmt.Errorf("--layout %q: %w", g.layout, err)
+		}
+	}
+	if g.groupWindow < 0 {
+		return fmt.Errorf("--group-window is %s, less than nothing", g.groupWindow)
+	}
 	level := slog.LevelWarn
 	if g.verbose {
 		level = slog.LevelInfo
 	}
 	g.talk = &talker{w: g.stderr, json: g.json, level: level}
+	g.cache.use(g.logger())
 	g.started = true
 	return nil
 }
@@ -113,8 +149,11 @@ func (g *globalFlags) start() error {
 // args returns the flags as a command line has them, for a process that is
 // started in the background.
 func (g *globalFlags) args() []string {
-	a := []string{"--replay=" + g.replay}
-	for name, v := range map[string]string{"at": g.at, "machine": g.machine, "volume": g.volume} {
+	a := append([]string{"--replay=" + g.replay, "--cache-size=" + g.cacheSize}, g.far.args()...)
+	for name, v := range map[string]string{
+		"at": g.at, "machine": g.machine, "volume": g.volume, "cache-dir": g.cache.cfg.Dir,
+		"layout": g.layout, "group-window": g.groupWindow.String(),
+	} {
 		if v != "" {
 			a = append(a, "--"+name+"="+v)
 		}
@@ -133,15 +172,27 @@ func (g *globalFlags) logger() *slog.Logger { return slog.New(&logHandler{talk: 
 // open opens the source at location. Failing to do so means that it can't be
 // reached.
 func (g *globalFlags) open(location string, logger *slog.Logger) (*restorepoint.Source, error) {
-	src, err := restorepoint.Open(location, restorepoint.Options{
+	window := g.groupWindow
+	if window == 0 {
+		window = -1 // none, which is not what 0 means there
+	}
+	g.cache.use(logger)
+	opt := restorepoint.Options{
+		Spool:              &g.cache,
+		Cache:              g.cache.get,
 		Replay:             guestfs.Replay(g.replay == "on"),
 		AllowChangedParent: g.allowChangedParent,
+		Layout:             g.template,
+		GroupWindow:        window,
 		NumericIDs:         g.numericIDs,
 		Logger:             logger,
-	})
+	}
+	g.far.options(&opt)
+	src, err := restorepoint.Open(location, opt)
 	if err != nil {
 		return nil, &sourceError{location: location, err: err}
 	}
+	g.far.opened = append(g.far.opened, src)
 	return src, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,7 +40,7 @@ func (g *globalFlags) list(ctx context.Context, src *restorepoint.Source) (*rest
 	}
 	if len(cat.Points) == 0 {
 		e := &codedError{msg: src.Location() + ": no restore points", code: exitcode.NotFound,
-			hint: "a source is a disk image, a folder with disk images in it, or an rdiff-backup repository; -v says why files are left out"}
+			hint: "a source is a disk image, a folder with disk images or machines in it, a repository of rdiff-backup, or a location like sftp://host/folder; -v says why files are left out"}
 		switch {
 		case damaged == 0 && len(cat.Warnings) > 0:
 			e.hint = "a repository gets its first restore point when its first backup has come to its end"
@@ -112,6 +113,7 @@ func (g *globalFlags) chooseBy(flag, at string, points []restorepoint.Point) (in
 			return i, nil
 		}
 	}
+	points = slices.DeleteFunc(slices.Clone(points), func(p restorepoint.Point) bool { return p.Secondary })
 	e, err := timeexpr.Parse(at, time.Now(), nil)
 	if err != nil {
 		return 0, fmt.Errorf("%s %w", flag, err)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"yester/restorepoint"
 )
 
 // talker prints what isn't data: warnings, errors and hints, to stderr. A message
@@ -30,11 +32,12 @@ const maxSaid = 1000
 
 // talkLine is a message as --json prints it.
 type talkLine struct {
-	Error   string `json:"error,omitempty"`
-	Warning string `json:"warning,omitempty"`
-	Info    string `json:"info,omitempty"`
-	Hint    string `json:"hint,omitempty"`
-	Code    int    `json:"code,omitempty"`
+	Error   string             `json:"error,omitempty"`
+	Warning string             `json:"warning,omitempty"`
+	Info    string             `json:"info,omitempty"`
+	Hint    string             `json:"hint,omitempty"`
+	Code    int                `json:"code,omitempty"`
+	Cost    *restorepoint.Cost `json:"cost,omitempty"` // of what was asked of AWS
 }
 
 func (t *talker) say(l talkLine) {
@@ -56,6 +59,9 @@ func (t *talker) say(l talkLine) {
 		enc.SetEscapeHTML(false)
 		enc.Encode(l)
 		return
+	}
+	if l.Cost != nil {
+		l.Info = "fetched " + l.Cost.Text
 	}
 	for _, part := range []struct{ kind, text string }{
 		{"error", l.Error}, {"warning", l.Warning}, {"info", l.Info}, {"hint", l.Hint},

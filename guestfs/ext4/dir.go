@@ -263,6 +263,9 @@ func (f *FS) readDirDisk(ctx context.Context, in *inode, from uint64, emit func(
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if f.far && lblk%dirAhead == 0 && from <= lblk<<f.sb.blockBits {
+			f.hintEntries(ctx, in, lblk, blocks)
+		}
 		m, hole, err := c.block(ctx, lblk)
 		switch {
 		case err != nil:

@@ -39,6 +39,7 @@ const (
 type FS struct {
 	dev  block.Reader // what the journal's replay makes of the device
 	sb   *superblock
+	far  bool // dev wants to be told what is read next
 	info guestfs.Info
 	log  *slog.Logger
 
@@ -69,6 +70,7 @@ func Open(ctx context.Context, dev block.Reader, opt guestfs.Options) (*FS, erro
 		return nil, err
 	}
 	f := newFS(dev, sb, opt.Logger)
+	f.hintOpen()
 	state := guestfs.JournalNone
 	if sb.compat&compatHasJournal != 0 {
 		state = guestfs.JournalClean
@@ -99,7 +101,7 @@ func Open(ctx context.Context, dev block.Reader, opt guestfs.Options) (*FS, erro
 
 func newFS(dev block.Reader, sb *superblock, log *slog.Logger) *FS {
 	return &FS{
-		dev: dev, sb: sb, log: log,
+		dev: dev, sb: sb, far: block.Prefetch(dev), log: log,
 		blockCache: newCache[*metaBlock](max(blockCacheMin, blockCacheBytes>>sb.blockBits)),
 		inodeCache: newCache[*inode](inodeCacheCount),
 		groupCache: newCache[group](groupCacheCount),
@@ -140,7 +142,7 @@ func (f *FS) Open(ctx context.Context, id guestfs.ID) (block.Reader, error) {
 	case in.flags&flInline != 0:
 		return f.openInline(ctx, in)
 	}
-	return &file{fs: f, in: in}, nil
+	return f.newFile(in), nil
 }
 
 // ReadLink implements guestfs.Tree.

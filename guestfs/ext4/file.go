@@ -10,11 +10,12 @@ import (
 )
 
 // file is the content of an inode whose data lie in blocks. It implements
-// block.Reader, block.ContextReader and block.Mapper, holds no state of its
-// own, and reads past the metadata cache straight from the device.
+// block.Reader, block.ContextReader and block.Mapper, and reads past the metadata
+// cache straight from the device.
 type file struct {
-	fs *FS
-	in *inode
+	fs    *FS
+	in    *inode
+	ahead *block.Ahead // nil unless the device lies far away
 }
 
 var (
@@ -33,6 +34,9 @@ func (r *file) ReadAt(p []byte, off int64) (int, error) {
 // ReadAtContext implements block.ContextReader.
 func (r *file) ReadAtContext(ctx context.Context, p []byte, off int64) (int, error) {
 	n, eof := block.CheckRead(off, len(p), r.in.size)
+	if r.ahead != nil && n > 0 {
+		r.readAhead(ctx, off, int64(n))
+	}
 	for done := 0; done < n; {
 		s, err := r.stretch(ctx, off+int64(done), int64(n-done))
 		if err != nil {
@@ -60,6 +64,11 @@ func (r *file) Extent(ctx context.Context, off, n int64) (block.Extent, error) {
 	n = min(n, r.in.size-off)
 	if off < 0 || n < 1 {
 		return block.Extent{}, fmt.Errorf("ext4: inode %d: extent at %#x of %#x: %w", r.in.ino, off, r.in.size, io.EOF)
+	}
+	if r.ahead != nil && n <= maxReadNoted && r.ahead.Follows(off) {
+		// Going on from what was read: whoever asks splices. Who only looks where a
+		// file lies has nothing fetched.
+		r.readAhead(ctx, off, n)
 	}
 	s, err := r.stretch(ctx, off, n)
 	if err != nil {

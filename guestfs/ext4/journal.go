@@ -33,7 +33,7 @@ func (f *FS) replay(ctx context.Context) (*FS, guestfs.Journal, error) {
 	if in.mode&guestfs.ModeType != guestfs.ModeRegular || in.nlink == 0 || in.flags&(flEncrypt|flInline) != 0 {
 		return nil, "", ondisk.Corruptf(format, "journal "+in.name(), -1, "mode %#o, %d links, flags %#x", in.mode, in.nlink, in.flags)
 	}
-	j, err := jbd2.Recover(ctx, &file{fs: f, in: in}, jbd2.Options{BlockSize: sb.blockSize(), Blocks: sb.blocks})
+	j, err := jbd2.Recover(ctx, f.newFile(in), jbd2.Options{BlockSize: sb.blockSize(), Blocks: sb.blocks})
 	if err != nil {
 		return nil, "", err
 	}

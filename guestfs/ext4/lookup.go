@@ -76,6 +76,9 @@ func (f *FS) lookupLinear(ctx context.Context, in *inode, name string, fold bool
 	if err != nil {
 		return 0, err
 	}
+	if f.far {
+		f.hintDir(ctx, in, 0)
+	}
 	var damage error
 	for lblk := uint64(0); lblk < blocks; lblk++ {
 		if err := ctx.Err(); err != nil {

@@ -1,4 +1,3 @@
-// Package qcow2 writes QEMU's disk image format, version 3.
 package qcow2
 
 import (

@@ -5,7 +5,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -13,20 +12,6 @@ import (
 	"yester/internal/block"
 	"yester/internal/readertest"
 )
-
-func tool(t testing.TB, args ...string) {
-	t.Helper()
-	p, err := exec.LookPath(args[0])
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is needed", args[0])
-		}
-		t.Skipf("%s is needed", args[0])
-	}
-	if out, err := exec.Command(p, args[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%q: %v\n%s", args, err, out)
-	}
-}
 
 // islands is a large disk with little on it, which isn't kept in memory.
 type islands struct {
@@ -47,6 +32,16 @@ func (d islands) ReadAt(p []byte, off int64) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// touches reports whether there is data in the n bytes at off.
+func (d islands) touches(off, n int64) bool {
+	for at, s := range d.data {
+		if at < off+n && at+int64(len(s)) > off {
+			return true
+		}
+	}
+	return false
 }
 
 // TestWrite has QEMU check and read back what was written.
@@ -99,6 +94,11 @@ func TestWrite(t *testing.T) {
 			a, b := make([]byte, 1<<20), make([]byte, 1<<20)
 			for off := int64(0); off < src.Size(); off += 1 << 20 {
 				n := min(1<<20, src.Size()-off)
+				if d, ok := src.(islands); ok && !d.touches(off, n) {
+					if e, err := block.DataAt(t.Context(), host{got}, off, n); err == nil && e.Zero && e.Len == n {
+						continue
+					}
+				}
 				if err := errors.Join(block.ReadFull(t.Context(), src, a[:n], off), block.ReadFull(t.Context(), got, b[:n], off)); err != nil {
 					t.Fatal(err)
 				}

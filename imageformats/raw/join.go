@@ -82,6 +82,25 @@ func (j *Joined) Extent(ctx context.Context, off, n int64) (block.Extent, error)
 	return block.ExtentAt(ctx, j.parts[i], off-j.start[i], min(n, j.start[i+1]-off))
 }
 
+// Prefetch implements block.Prefetcher.
+func (j *Joined) Prefetch(ranges []block.Range) bool {
+	of := make([][]block.Range, len(j.parts))
+	for _, g := range ranges {
+		g, ok := g.Clip(j.Size())
+		for ok && g.Len > 0 {
+			i := j.part(g.Off)
+			n := min(g.Len, j.start[i+1]-g.Off)
+			of[i] = append(of[i], block.Range{Off: g.Off - j.start[i], Len: n})
+			g.Off, g.Len = g.Off+n, g.Len-n
+		}
+	}
+	useful := false
+	for i, p := range j.parts {
+		useful = block.Prefetch(p, of[i]...) || useful
+	}
+	return useful
+}
+
 var partName = regexp.MustCompile(`^(.+)\.([0-9]{2,5})$`)
 
 // SplitName takes the name of a part apart: "disk.raw.001" is part 1 of

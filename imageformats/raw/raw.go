@@ -66,6 +66,9 @@ func (img *Image) Extent(ctx context.Context, off, n int64) (block.Extent, error
 	return block.ExtentAt(ctx, img.file, off, n)
 }
 
+// Prefetch implements block.Prefetcher.
+func (img *Image) Prefetch(ranges []block.Range) bool { return block.Prefetch(img.file, ranges...) }
+
 // Close implements io.Closer; the file stays open.
 func (img *Image) Close() error { return nil }
 

@@ -82,42 +82,23 @@ type candidate struct {
 // content opens the version w. It must run within settle.
 func (r *Repository) content(ctx context.Context, l *listing, w *wanted) (*content, error) {
 	p := r.place(l.quoting, w.path, w.alt)
-	look := func() (history, error) {
-		d, err := r.increments(ctx, l.quoting, p.dir)
-		return historyOf(d, p.dir, p.base, w.time, l.valid, l.suspended), err
+	// The mirror's file is opened first, and the increments are looked for then: what
+	// replaces or removes a file writes the increment first.
+	mirror, openErr := r.open(ctx, p.mirror)
+	if openErr != nil && !errors.Is(openErr, fs.ErrNotExist) && !errors.Is(openErr, ondisk.ErrCorrupt) {
+		return nil, openErr
 	}
-	h, err := look()
+	d, err := r.increments(ctx, l.quoting, p.dir)
+	h := historyOf(d, p.dir, p.base, w.time, l.valid, l.suspended)
+	if err == nil && openErr != nil && h.whole == nil && h.broken == nil && len(h.suspects) == 0 {
+		err = fmt.Errorf("%s: %s at %s: no increment, and in the mirror: %w",
+			format, describe(w.path), stampUTC(w.time), corrupt(openErr))
+	}
 	if err != nil {
-		return nil, err
-	}
-	var mirror origin.File
-	for try := 0; h.whole == nil && h.broken == nil; try++ {
-		// The mirror's file is opened, and the increments are looked for again: what
-		// replaces a file writes the increment first.
-		var openErr error
-		mirror, openErr = r.open(ctx, p.mirror)
-		if openErr != nil && !errors.Is(openErr, fs.ErrNotExist) && !errors.Is(openErr, ondisk.ErrCorrupt) {
-			return nil, openErr
-		}
-		again, err := look()
-		if err == nil && !again.same(&h) {
-			err = errMoved
-		}
-		if err == nil && openErr != nil && len(h.suspects) == 0 {
-			return nil, fmt.Errorf("%s: %s at %s: no increment, and in the mirror: %w",
-				format, describe(w.path), stampUTC(w.time), corrupt(openErr))
-		}
-		if err == nil {
-			break
-		}
 		if mirror != nil {
 			mirror.Close()
-			mirror = nil
 		}
-		if !errors.Is(err, errMoved) || try == maxRetries {
-			return nil, err
-		}
-		h = again
+		return nil, err
 	}
 	c, err := r.choose(ctx, p, &h, mirror, w)
 	if mirror != nil && (err != nil || !slices.Contains(c.pins, mirror)) {

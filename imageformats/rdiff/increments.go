@@ -161,13 +161,6 @@ type history struct {
 	broken   *incFile  // says that there was no file, where one must have been
 }
 
-// same reports whether two looks at the increments have found the same.
-func (h *history) same(o *history) bool {
-	equal := func(a, b *incFile) bool { return a == b || a != nil && b != nil && *a == *b }
-	return equal(h.whole, o.whole) && equal(h.broken, o.broken) &&
-		slices.Equal(h.diffs, o.diffs) && slices.Equal(h.suspects, o.suspects)
-}
-
 // historyOf sorts out the increments of a path that matter at time t.
 func historyOf(d *incDir, dir, base string, t, valid int64, suspended bool) history {
 	h := history{dir: dir}

@@ -144,7 +144,12 @@ const maxRetries = 4
 // fn runs.
 func (r *Repository) settle(ctx context.Context, fn func(*listing) error) error {
 	for try := 0; ; try++ {
-		l, err := r.listing(ctx)
+		// The first time what was listed last will do: whether it still holds is asked
+		// afterwards.
+		l, err := r.last(), error(nil)
+		if l == nil || try > 0 {
+			l, err = r.listing(ctx)
+		}
 		if err != nil {
 			return err
 		}

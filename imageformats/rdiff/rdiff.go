@@ -113,6 +113,17 @@ func (r *Repository) listing(ctx context.Context) (*listing, error) {
 	return l, nil
 }
 
+// last returns what dataDir held when it was listed last; nil when its time wouldn't
+// tell of a change since.
+func (r *Repository) last() *listing {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cur != nil && r.cur.settled {
+		return r.cur
+	}
+	return nil
+}
+
 // Points implements imageformats.Repository, from the names of files alone.
 func (r *Repository) Points(ctx context.Context) (imageformats.RepositoryListing, error) {
 	l, err := r.listing(ctx)

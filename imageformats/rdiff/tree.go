@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -339,6 +340,7 @@ func (t *Tree) VerifyFile(ctx context.Context, id guestfs.ID) (known bool, err e
 	if err != nil {
 		return true, err
 	}
+	defer runtime.KeepAlive(c)
 	if c.digest == nil {
 		// Without a sum, that it can be read at its recorded size is all there is.
 		_, err := sumOf(ctx, c.r)

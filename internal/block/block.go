@@ -2,8 +2,8 @@
 // every origin, cache, image, volume and opened guest file is a Reader.
 //
 // A Reader may have more powers, found by assertion: ContextReader (a read that
-// can be abandoned) and Mapper (which ranges are holes, and in which host file
-// the others lie). Helpers in this package use a power where it is there and do
+// can be abandoned), Mapper (which ranges are holes, and in which host file the
+// others lie) and Prefetcher (fetch ahead of the reader). Helpers in this package use a power where it is there and do
 // the plain thing where it isn't, so callers never assert themselves.
 package block
 
@@ -38,6 +38,18 @@ type Extent struct {
 	Zero bool     // known to read as zeros: a hole, an unallocated block
 	File *os.File // when not nil, the bytes are File's bytes [Off, Off+Len)
 	Off  int64    // byte offset in File; meaningful only with File
+	// Stamp tells one writing of those bytes from another: 0 where they never
+	// change. A cache gives the place of what it has evicted to the same bytes
+	// when they are fetched again, and in between it holds something else.
+	Stamp uint64
+}
+
+// SamePlace reports whether now, the answer to the same question asked once more,
+// is the place that e was. Bytes that were taken from e.File between the two
+// questions are the Reader's only if it is: whoever reads there past the Reader
+// (a splice) asks again afterwards, and reads plainly when the answer differs.
+func (e Extent) SamePlace(now Extent) bool {
+	return e.File != nil && now.File == e.File && now.Off == e.Off && now.Stamp == e.Stamp && now.Len >= e.Len
 }
 
 // Mapper answers what lies where, without reading the data itself.
@@ -45,8 +57,9 @@ type Mapper interface {
 	// Extent describes the bytes that begin at off: one Extent of uniform kind,
 	// at most n bytes long (n >= 1). off must lie in [0, Size). Neighbouring
 	// extents of one kind may be reported apart. File, when set, stays open until
-	// the Reader (or what it was opened from) is closed, and its bytes there never
-	// change. Looking up may read metadata, hence ctx and the error.
+	// the Reader (or what it was opened from) is closed, and its bytes there don't
+	// change for as long as the same question gets the same answer: see SamePlace.
+	// Zero, once said, holds for good. Looking up may read metadata, hence ctx and the error.
 	Extent(ctx context.Context, off, n int64) (Extent, error)
 }
 

@@ -81,7 +81,7 @@ func (c *copier) part(ctx context.Context, f *os.File, r block.Reader, off, end 
 				return err
 			case e.Zero && (e.Len >= minHole || off+e.Len == end):
 				n = e.Len
-			case e.File != nil && e.Len >= minRange && !c.noCopyRange.Load():
+			case e.File != nil && e.Stamp == 0 && e.Len >= minRange && !c.noCopyRange.Load():
 				if n, err = c.copyRange(ctx, f, off, e); err != nil {
 					return err
 				}

@@ -120,18 +120,28 @@ type Units struct {
 	owner  uint64
 	decode func(ctx context.Context, n int64) ([]byte, error)
 	last   atomic.Int64 // the unit that was asked for last
+	// What is decoded ahead runs under ctx, which Close ends, and is counted in
+	// ahead, which Close waits for: nothing reads the image's file afterwards.
+	ctx    context.Context
+	cancel context.CancelFunc
+	ahead  sync.WaitGroup
 }
 
 // New returns units that decode decodes; what it returns must never change
 // afterwards. It must be safe for parallel use. Close forgets them.
 func New(decode func(ctx context.Context, n int64) ([]byte, error)) *Units {
 	u := &Units{owner: owners.Add(1), decode: decode}
+	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.last.Store(-2)
 	return u
 }
 
-// Close drops what is kept of the units.
-func (u *Units) Close() { shared.forget(u.owner) }
+// Close drops what is kept of the units. Nobody may be using them any more.
+func (u *Units) Close() {
+	u.cancel()
+	u.ahead.Wait()
+	shared.forget(u.owner)
+}
 
 // Get returns the bytes of unit n, decoded once however many ask at a time. They
 // must not be written to.
@@ -179,11 +189,11 @@ func (u *Units) Ahead(ns ...int64) {
 			<-ahead
 			continue
 		}
-		go func() {
-			data, err := u.decode(context.Background(), n)
+		u.ahead.Go(func() {
+			data, err := u.decode(u.ctx, n)
 			shared.put(v, data, err)
 			<-ahead
-		}()
+		})
 	}
 }
 
@@ -199,10 +209,11 @@ func (u *Units) Sequential(n int64) bool {
 // last may be shorter. The caller has clipped p to the whole's size.
 func (u *Units) ReadAt(ctx context.Context, p []byte, off, unitSize int64) error {
 	first, last := off/unitSize, (off+int64(len(p))-1)/unitSize
-	for n := first + 1; n <= last; n++ {
-		u.Ahead(n)
-	}
 	for n := first; n <= last; n++ {
+		// As one is done, the next is begun: so many are free at a time.
+		for next := n + 1; next <= min(last, n+int64(cap(ahead))+1); next++ {
+			u.Ahead(next)
+		}
 		data, err := u.Get(ctx, n)
 		if err != nil {
 			return err

@@ -40,17 +40,11 @@ var _ origin.Folder = (*Folder)(nil)
 // the user's home. command is the ssh program with its options; empty: "ssh". When
 // the location is a file, only is its name in the folder.
 func Open(ctx context.Context, location string, command []string) (folder *Folder, only string, err error) {
-	u, err := url.Parse(location)
-	if err != nil || u.Scheme != Scheme || u.Hostname() == "" {
-		return nil, "", fmt.Errorf("%s: not of the form sftp://[user@]host[:port]/path", redact(location))
-	}
-	if _, has := u.User.Password(); has {
-		return nil, "", fmt.Errorf("%s: a password in a location would be seen by everyone on this host; use a key or an agent", u.Redacted())
+	u, err := parse(location)
+	if err != nil {
+		return nil, "", err
 	}
 	f := &Folder{name: u.Redacted(), conn: connection{command: command, host: u.Hostname(), port: u.Port(), user: u.User.Username()}}
-	if strings.HasPrefix(f.conn.host, "-") || strings.HasPrefix(f.conn.user, "-") {
-		return nil, "", fmt.Errorf("%s: a host or user can't begin with a dash", f.name)
-	}
 	dir := u.Path
 	if rest, home := strings.CutPrefix(dir, "/~/"); home {
 		dir = rest // relative paths begin there
@@ -82,6 +76,26 @@ func Open(ctx context.Context, location string, command []string) (folder *Folde
 		return nil, "", fmt.Errorf("%s: %w", f.name, err)
 	}
 	return f, only, nil
+}
+
+// Check tells what is wrong with a location, without going there.
+func Check(location string) error {
+	_, err := parse(location)
+	return err
+}
+
+func parse(location string) (*url.URL, error) {
+	u, err := url.Parse(location)
+	if err != nil || u.Scheme != Scheme || u.Hostname() == "" {
+		return nil, fmt.Errorf("%s: not of the form sftp://[user@]host[:port]/path", redact(location))
+	}
+	if _, has := u.User.Password(); has {
+		return nil, fmt.Errorf("%s: a password in a location would be seen by everyone on this host; use a key or an agent", u.Redacted())
+	}
+	if strings.HasPrefix(u.Hostname(), "-") || strings.HasPrefix(u.User.Username(), "-") {
+		return nil, fmt.Errorf("%s: a host or user can't begin with a dash", u.Redacted())
+	}
+	return u, nil
 }
 
 // redact keeps a password in what can't be parsed out of a message.

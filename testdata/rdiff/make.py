@@ -178,19 +178,16 @@ def crashed(top):
     def attempt(crash_after, n):
         repo = os.path.join(c.dir, f"repo{n}")
         shutil.copytree(c.repo, repo, symlinks=True, copy_function=source.copy_node)
-        return repo, session.run("--current-time", str(c.time + DAY), "--api-version", "201", "backup", c.src, repo,
-                                 crash_after=crash_after, check=False)
+        args = ("--current-time", str(c.time + DAY), "--api-version", "201", "backup", c.src, repo)
+        if crash_after is None:
+            return repo, session.changes(*args)
+        return repo, session.run(*args, crash_after=crash_after, check=False)
 
-    # How many changes a session makes, by bisection.
-    low, high = 0, 4096
-    while high - low > 1:
-        mid = (low + high) // 2
-        repo, code = attempt(mid, 9999)
-        shutil.rmtree(repo)
-        low, high = (mid, high) if code == 99 else (low, mid)
-    count = int(os.environ.get("CRASHES", "30"))
+    repo, total = attempt(None, 9999)
+    shutil.rmtree(repo)
+    count = int(os.environ.get("CRASHES", "18"))
     # Spread evenly, and each of the last changes, when metadata is put in place.
-    stages = sorted({n * low // count for n in range(count)} | set(range(low - 12, low + 1)))
+    stages = sorted({n * total // count for n in range(count)} | set(range(total - 12, total)))
     crashes = 0
     for n, stage in enumerate(stages):
         repo, code = attempt(stage, n)

@@ -14,7 +14,7 @@ CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.syml
 
 def _watch(crash_after):
     """Ends this process, without flushing anything, at the given change of the
-    file system."""
+    file system. What is returned holds how many are left."""
     left = [crash_after]
 
     def hook(event, args):
@@ -30,9 +30,19 @@ def _watch(crash_after):
                 os._exit(99)
 
     sys.addaudithook(hook)
+    return left
 
 
-def run(*args, zone="UTC", crash_after=None, check=True):
+def changes(*args):
+    """Runs rdiff-backup with args and returns how many changes it made."""
+    read, write = os.pipe()
+    run(*args, report=write)
+    os.close(write)
+    with os.fdopen(read) as f:
+        return int(f.read())
+
+
+def run(*args, zone="UTC", crash_after=None, check=True, report=None):
     """Runs rdiff-backup with args and returns its exit code."""
     pid = os.fork()
     if pid == 0:
@@ -45,9 +55,12 @@ def run(*args, zone="UTC", crash_after=None, check=True):
                 os.dup2(log, 1)
                 os.dup2(log, 2)
             os.fsync = lambda fd: None  # costs most of the time, and the host doesn't crash
-            if crash_after is not None:
-                _watch(crash_after)
+            enough = 1 << 30
+            if crash_after is not None or report is not None:
+                left = _watch(enough if crash_after is None else crash_after)
             code = program.main_run(["-v1", "--no-fsync", *args])
+            if report is not None:
+                os.write(report, str(enough - left[0]).encode())
             os._exit(code)
         except SystemExit as e:
             os._exit(e.code if isinstance(e.code, int) else 98)

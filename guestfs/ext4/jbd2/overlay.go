@@ -31,6 +31,10 @@ func (o *Overlay) ReadAt(p []byte, off int64) (int, error) {
 	return o.ReadAtContext(context.Background(), p, off)
 }
 
+// Prefetch implements block.Prefetcher. The journal, in which replaced blocks lie,
+// has been read.
+func (o *Overlay) Prefetch(ranges []block.Range) bool { return block.Prefetch(o.dev, ranges...) }
+
 // seek returns the index of the first write at or behind byte off.
 func (o *Overlay) seek(off int64) int {
 	i, _ := slices.BinarySearchFunc(o.j.writes, uint64(off)>>o.j.bits, func(w write, blk uint64) int {
