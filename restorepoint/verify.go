@@ -120,24 +120,26 @@ type task struct {
 	path  string
 	id    guestfs.ID
 	size  int64
+	done  func() // tells that the tree isn't needed for it any more
 }
 
 // verifyChunk is how many bytes are read at a time.
 const verifyChunk = 1 << 20
 
 // parallel runs list, and checks the files that it hands over meanwhile.
-func (v *verification) parallel(ctx context.Context, list tasks) error {
+func (v *verification) parallel(ctx context.Context, list func(ctx context.Context, check func(task) error) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	queue := make(chan task, 64)
 	for range runtime.GOMAXPROCS(0) {
-		g.Go(func() error {
+		g.Go(func() (err error) {
 			buf := make([]byte, verifyChunk)
-			for t := range queue {
-				if err := v.file(ctx, t, buf); err != nil {
-					return err
+			for t := range queue { // to its end, since each has to be done with
+				if err == nil {
+					err = v.file(ctx, t, buf)
 				}
+				t.done()
 			}
-			return nil
+			return err
 		})
 	}
 	g.Go(func() error {
@@ -147,6 +149,7 @@ func (v *verification) parallel(ctx context.Context, list tasks) error {
 			case queue <- t:
 				return nil
 			case <-ctx.Done():
+				t.done()
 				return ctx.Err()
 			}
 		})
@@ -207,9 +210,6 @@ func (v *verification) read(ctx context.Context, t task, buf []byte) error {
 	}
 	return nil
 }
-
-// tasks hands files over.
-type tasks func(ctx context.Context, check func(task) error) error
 
 // identity is a version of an inode. What writes to one sets its Ctime.
 type identity struct {

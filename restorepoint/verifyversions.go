@@ -4,10 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"yester/guestfs"
 	"yester/imageformats"
 )
+
+// maxVerified is how many points are checked at a time: a session that changed a
+// single large file mustn't keep all processors but one waiting, and each point that
+// is open holds its metadata in memory.
+const maxVerified = 4
 
 // repository checks points of a repository that knows what differs between them:
 // all files of the newest point, and of each other one those that the next has not.
@@ -18,12 +24,12 @@ func (v *verification) repository(ctx context.Context, d imageformats.Differ, po
 		counted := make(chan struct{})
 		go func() {
 			defer close(counted)
-			count := func(t task) error {
-				p.Total.Add(t.size)
-				return nil
-			}
 			// Without a total there is no time left to show, and that is all.
-			err := v.versions(ctx, d, points, func(ctx context.Context, list tasks) error { return list(ctx, count) }, func(Fault) {})
+			err := v.versions(ctx, d, points, func(t task) error {
+				p.Total.Add(t.size)
+				t.done()
+				return nil
+			}, func(Fault) {})
 			p.TotalKnown.Store(err == nil)
 		}()
 		defer func() {
@@ -31,16 +37,41 @@ func (v *verification) repository(ctx context.Context, d imageformats.Differ, po
 			<-counted
 		}()
 	}
-	return v.versions(ctx, d, points, v.parallel, v.fault)
+	return v.parallel(ctx, func(ctx context.Context, check func(task) error) error {
+		return v.versions(ctx, d, points, check, v.fault)
+	})
 }
 
-// versions lists, point by point, each version of each regular file, with a tree
-// that has it, for run to work through.
-func (v *verification) versions(ctx context.Context, d imageformats.Differ, points []Point, run func(context.Context, tasks) error, fault func(Fault)) error {
+// versions hands each version of each regular file to check, with a tree that has
+// it; check sees to it that done is called, whatever comes of it. No tree is open
+// any more when versions returns.
+func (v *verification) versions(ctx context.Context, d imageformats.Differ, points []Point, check func(task) error, fault func(Fault)) error {
+	open := make(chan struct{}, maxVerified)
+	defer func() {
+		for range cap(open) {
+			open <- struct{}{}
+		}
+	}()
 	var next *Point // newer, and readable
 	for i := len(points) - 1; i >= 0; i-- {
+		open <- struct{}{}
 		p := &points[i]
-		err := v.version(ctx, d, p, next, run, fault)
+		o, err := v.src.OpenPoint(ctx, *p)
+		if err != nil {
+			<-open
+		} else {
+			var work sync.WaitGroup
+			err = v.version(ctx, d, o, next, func(t task) error {
+				work.Add(1)
+				t.done = work.Done
+				return check(t)
+			}, fault)
+			go func() {
+				work.Wait()
+				o.Close()
+				<-open
+			}()
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -53,30 +84,25 @@ func (v *verification) versions(ctx context.Context, d imageformats.Differ, poin
 	return nil
 }
 
-// version lists the files of p, or those that the newer point next has not.
-func (v *verification) version(ctx context.Context, d imageformats.Differ, p, next *Point, run func(context.Context, tasks) error, fault func(Fault)) error {
-	o, err := v.src.OpenPoint(ctx, *p)
-	if err != nil {
-		return err
-	}
-	defer o.Close()
+// version hands over the files of a point, or those that the newer point next has
+// not.
+func (v *verification) version(ctx context.Context, d imageformats.Differ, o *Opened, next *Point, check func(task) error, fault func(Fault)) error {
 	// Attributes and ACLs are in files of their own.
 	if _, err := o.Tree.ListXattr(ctx, o.Tree.Root()); err != nil {
 		return err
 	}
-	return run(ctx, func(ctx context.Context, check func(task) error) error {
-		if next == nil {
-			return v.walk(ctx, &walker{verification: v, point: p, tree: o.Tree, fault: fault, check: check}, "", o.Tree.Root(), 0)
-		}
-		return v.changed(ctx, d, o, p, next, check)
-	})
+	if next == nil {
+		w := &walker{verification: v, point: &o.Point, tree: o.Tree, fault: fault, check: check}
+		return v.walk(ctx, w, "", o.Tree.Root(), 0)
+	}
+	return v.changed(ctx, d, o, next, check)
 }
 
-// changed checks the files of p that the newer point next has not.
-func (v *verification) changed(ctx context.Context, d imageformats.Differ, o *Opened, p, next *Point, check func(task) error) error {
+// changed hands over the files of a point that the newer point next has not.
+func (v *verification) changed(ctx context.Context, d imageformats.Differ, o *Opened, next *Point, check func(task) error) error {
 	var failed error
 	seen := make(map[guestfs.ID]bool)
-	err := d.Diff(ctx, p.tree.point, next.tree.point, "", func(c imageformats.PathDiff) bool {
+	err := d.Diff(ctx, o.Point.tree.point, next.tree.point, "", func(c imageformats.PathDiff) bool {
 		if !c.Old.IsRegular() {
 			return true
 		}
@@ -89,7 +115,7 @@ func (v *verification) changed(ctx context.Context, d imageformats.Differ, o *Op
 		}
 		if !seen[id] {
 			seen[id] = true
-			failed = check(task{point: p, tree: o.Tree, path: c.Path, id: id, size: max(c.Old.Size, 0)})
+			failed = check(task{point: &o.Point, tree: o.Tree, path: c.Path, id: id, size: max(c.Old.Size, 0)})
 		}
 		return failed == nil
 	})

@@ -71,7 +71,7 @@ func (v *verification) walk(ctx context.Context, w *walker, path string, id gues
 	}
 	switch {
 	case attr.IsRegular():
-		return w.check(task{point: w.point, tree: w.tree, vol: w.volume, path: path, id: id, size: attr.Size})
+		return w.check(task{point: w.point, tree: w.tree, vol: w.volume, path: path, id: id, size: attr.Size, done: func() {}})
 	case !attr.IsDir():
 		return nil
 	case depth >= maxCompareDepth:

@@ -289,6 +289,10 @@ func openMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir st
 			return nil, nil, err
 		}
 		opt.Machine, opt.Point = p.Machine, p.ID
+	} else if cat, err := src.List(ctx); err == nil { // else the mount fails with the same
+		for _, w := range cat.Warnings {
+			logger.Warn(w.Text, "folder", w.Name)
+		}
 	}
 	m, err := fusefs.Start(ctx, src, dir, opt)
 	if err != nil {
