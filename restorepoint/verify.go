@@ -285,16 +285,10 @@ func (v *verification) point(ctx context.Context, p *Point, seen map[identity]bo
 	return err
 }
 
-// hasher is an image whose container stores digests of the whole disk, nil where it
-// has none.
-type hasher interface {
-	Hashes() (md5, sha1 []byte)
-}
-
 // disk compares a whole disk with the digests that its container stores.
 func (v *verification) disk(ctx context.Context, d *OpenedDisk) error {
 	var wants [2][]byte
-	if h, ok := d.Image.(hasher); ok {
+	if h, ok := d.Image.(imageformats.Hasher); ok {
 		wants[0], wants[1] = h.Hashes()
 	}
 	if wants[0] == nil && wants[1] == nil {
