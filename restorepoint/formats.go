@@ -13,6 +13,7 @@ import (
 	"yester/imageformats/vmdk"
 	"yester/volume"
 	"yester/volume/gpt"
+	"yester/volume/lvm"
 	"yester/volume/mbr"
 )
 
@@ -32,5 +33,6 @@ var (
 		dated.Folders,
 	}
 	schemes     = []volume.Scheme{gpt.Scheme, mbr.Scheme}
+	assemblies  = []volume.Assembly{lvm.Assembly}
 	filesystems = []guestfs.Format{ext4.Format}
 )

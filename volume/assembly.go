@@ -2,11 +2,11 @@ package volume
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 
 	"yester/internal/block"
+	"yester/internal/ondisk"
 )
 
 // Assembly is a scheme that puts several devices of one machine together: a
@@ -55,8 +55,15 @@ type Group struct {
 }
 
 // ErrMissing is matched by the error of a volume that can't be read because a
-// device it lies on isn't among the machine's.
-var ErrMissing = errors.New("not in the restore point")
+// device it lies on isn't among the machine's. Such an error matches
+// ondisk.ErrCorrupt too: what is there isn't whole.
+var ErrMissing error = missingError{}
+
+type missingError struct{}
+
+func (missingError) Error() string { return "not in the restore point" }
+
+func (missingError) Is(target error) bool { return target == ondisk.ErrCorrupt }
 
 // Warnf adds a warning to a, up to a bound.
 func (a *Assembled) Warnf(format string, args ...any) {
