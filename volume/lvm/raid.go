@@ -69,6 +69,13 @@ func (r *resolver) raidStates(lv *logical, seg *segment, depth int) ([]error, er
 		return nil, unsupportedf(r.g.full(lv), "a RAID whose superblock doesn't agree with it: level %d, %d devices, reshaping: %v",
 			newest.level, newest.devices, newest.reshaping)
 	}
+	for _, sb := range blocks {
+		if sb != nil && sb.events == newest.events {
+			for i := range sb.failed {
+				newest.failed[i] |= sb.failed[i]
+			}
+		}
+	}
 	for i, sb := range blocks {
 		switch {
 		case newest.failed[i/64]>>(i%64)&1 != 0:

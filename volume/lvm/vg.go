@@ -303,6 +303,8 @@ func (g *group) markSnapshots(s *section) {
 			origin, _ := e.sub.text("origin")
 			for _, name := range []string{cow, merging} {
 				if lv := g.byName[name]; lv != nil {
+					// The store itself isn't VISIBLE in the metadata; as the snapshot it is.
+					lv.visible = lv.visible || name == cow
 					lv.err = unsupportedf(g.full(lv), "a snapshot with a copy-on-write store, of %.128s", origin)
 				}
 			}
