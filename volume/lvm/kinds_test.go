@@ -107,7 +107,7 @@ func TestRestored(t *testing.T) {
 	}
 }
 
-// superblocks writes the superblock of a leg; set changes it.
+// putSuperblock writes the superblock of a leg; set changes it.
 func putSuperblock(b []byte, position uint32, set func(b []byte)) {
 	le := binary.LittleEndian
 	clear(b)
@@ -168,7 +168,7 @@ func TestRAID1(t *testing.T) {
 
 // TestLegMissing reads what has a second leg from that.
 func TestLegMissing(t *testing.T) {
-	d0, d1 := kinds()
+	_, d1 := kinds()
 	a := open(t, devices(d1))
 	for name, want := range map[string][]byte{"vg-mir": extents(d1, 2, 2), "vg-r1": extents(d1, 5, 2)} {
 		v := find(t, a, name)
@@ -200,7 +200,6 @@ func TestLegMissing(t *testing.T) {
 			t.Errorf("changed %v: %v", changed, v.Err)
 		}
 	}
-	_ = d0
 }
 
 // TestMove reads data that pvmove has on the move from where they are.
