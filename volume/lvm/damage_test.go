@@ -18,18 +18,18 @@ import (
 
 // TestWrap lets lvm2 write metadata until they go round the end of their area.
 func TestWrap(t *testing.T) {
-	l := newLab(t, 1, 8<<20)
-	l.lvm("pvcreate", "--metadatasize", "60k", "--dataalignment", "64k", l.loops[0])
-	l.lvm("vgcreate", "-s", "64k", "vg", l.loops[0])
-	l.lvm("lvcreate", "-an", "-Zn", "-Wn", "-l", "3", "-n", "lv", "vg")
+	l := volumetest.NewLVM(t, 1, 8<<20)
+	l.Run("pvcreate", "--metadatasize", "60k", "--dataalignment", "64k", l.Loops[0])
+	l.Run("vgcreate", "-s", "64k", "vg", l.Loops[0])
+	l.Run("lvcreate", "-an", "-Zn", "-Wn", "-l", "3", "-n", "lv", "vg")
 	var tags []string
 	for i := range 12 {
 		tags = append(tags, "--addtag", fmt.Sprintf("t%d%s", i, strings.Repeat("x", 1000)))
 	}
-	l.lvm("vgchange", append(tags, "vg")...)
+	l.Run("vgchange", append(tags, "vg")...)
 	for i := range 12 {
-		l.lvm("lvrename", fmt.Sprintf("vg/lv%s", strings.Repeat("n", i)), "vg/lv"+strings.Repeat("n", i+1))
-		devs := l.devices()
+		l.Run("lvrename", fmt.Sprintf("vg/lv%s", strings.Repeat("n", i)), "vg/lv"+strings.Repeat("n", i+1))
+		devs := l.Devices()
 		a := open(t, devs)
 		if v := find(t, a, "vg-lv"+strings.Repeat("n", i+1)); v.Err != nil {
 			t.Fatal(v.Err)

@@ -8,6 +8,7 @@ import (
 
 	"yester/internal/ondisk"
 	"yester/internal/readertest"
+	"yester/internal/volumetest"
 	"yester/volume"
 )
 
@@ -83,15 +84,15 @@ func TestKinds(t *testing.T) {
 
 // TestRestored lets lvm2 accept the same group, by vgcfgrestore, and write it.
 func TestRestored(t *testing.T) {
-	l := newLab(t, 2, 4<<20)
+	l := volumetest.NewLVM(t, 2, 4<<20)
 	text := vgText("vg", 1, []string{uuid('A'), uuid('B')}, everything)
 	for i, c := range []byte("AB") {
-		l.lvm("pvcreate", "--norestorefile", "--dataalignment", "1m", "--uuid", uuid(c), l.loops[i])
+		l.Run("pvcreate", "--norestorefile", "--dataalignment", "1m", "--uuid", uuid(c), l.Loops[i])
 	}
-	l.restore("vg", text)
+	l.Restore("vg", text)
 	d0, d1 := kinds()
-	devs := l.devices()
-	l.write([]piece{{0, 1 << 20, 64 * 4096}, {1, 1 << 20, 64 * 4096}}, cat(extents(d0, 0, 64), extents(d1, 0, 64)))
+	devs := l.Devices()
+	l.Write([]volumetest.Piece{{Disk: 0, Off: 1 << 20, N: 64 * 4096}, {Disk: 1, Off: 1 << 20, N: 64 * 4096}}, cat(extents(d0, 0, 64), extents(d1, 0, 64)))
 	a := open(t, devs)
 	checkKinds(t, a, d0, d1)
 	var lvs struct {
@@ -101,7 +102,7 @@ func TestRestored(t *testing.T) {
 			}
 		}
 	}
-	l.report(&lvs, "lvs", "-o", "segtype", "vg/r1")
+	l.Report(&lvs, "lvs", "-o", "segtype", "vg/r1")
 	if v := find(t, a, "vg-r1"); lvs.Report[0].LV[0].Type != "raid1" || v.Type != "raid1" {
 		t.Errorf("%+v, %q", lvs, v.Type)
 	}

@@ -12,6 +12,7 @@ import (
 	"yester/internal/block"
 	"yester/internal/ondisk"
 	"yester/internal/readertest"
+	"yester/internal/volumetest"
 	"yester/volume"
 )
 
@@ -56,29 +57,29 @@ func noise(n int, seed uint64) []byte {
 // TestTools compares linear and striped volumes, made by lvm2's tools on three
 // disks, with where these say that the volumes are.
 func TestTools(t *testing.T) {
-	l := newLab(t, 3, 24<<20)
-	l.lvm("pvcreate", l.loops[0], l.loops[1])
-	l.lvm("pvcreate", "--pvmetadatacopies", "2", "--dataalignment", "2m", l.loops[2])
-	l.lvm("vgcreate", "-s", "512k", "vg-a", l.loops[0], l.loops[1], l.loops[2])
-	create := func(args ...string) { l.lvm("lvcreate", append([]string{"-an", "-Zn", "-Wn"}, args...)...) }
-	create("-L", "3m", "-n", "root", "vg-a", l.loops[0])
-	create("-L", "2m", "-n", "var-log", "vg-a", l.loops[0])
+	l := volumetest.NewLVM(t, 3, 24<<20)
+	l.Run("pvcreate", l.Loops[0], l.Loops[1])
+	l.Run("pvcreate", "--pvmetadatacopies", "2", "--dataalignment", "2m", l.Loops[2])
+	l.Run("vgcreate", "-s", "512k", "vg-a", l.Loops[0], l.Loops[1], l.Loops[2])
+	create := func(args ...string) { l.Run("lvcreate", append([]string{"-an", "-Zn", "-Wn"}, args...)...) }
+	create("-L", "3m", "-n", "root", "vg-a", l.Loops[0])
+	create("-L", "2m", "-n", "var-log", "vg-a", l.Loops[0])
 	create("-L", "6m", "-i", "3", "-I", "64k", "-n", "striped", "vg-a")
-	l.lvm("lvextend", "-L", "+4m", "vg-a/root", l.loops[1])
-	l.lvm("lvextend", "-L", "+4m", "-i", "2", "-I", "4k", "vg-a/striped")
-	l.lvm("lvextend", "-L", "+512k", "vg-a/root", l.loops[2])
+	l.Run("lvextend", "-L", "+4m", "vg-a/root", l.Loops[1])
+	l.Run("lvextend", "-L", "+4m", "-i", "2", "-I", "4k", "vg-a/striped")
+	l.Run("lvextend", "-L", "+512k", "vg-a/root", l.Loops[2])
 	create("-L", "1m", "-n", "empty", "vg-a")
 	want := make(map[string][]byte)
 	for i, lv := range []string{"root", "var-log", "striped", "empty"} {
-		pieces := l.pieces("vg-a", lv)
+		pieces := l.Pieces("vg-a", lv)
 		n := int64(0)
 		for _, p := range pieces {
-			n += p.n
+			n += p.N
 		}
 		want[lv] = noise(int(n), uint64(i))
-		l.write(pieces, want[lv])
+		l.Write(pieces, want[lv])
 	}
-	a := open(t, l.devices())
+	a := open(t, l.Devices())
 	if len(a.Groups) != 1 || len(a.Groups[0].Volumes) != 4 || len(a.Groups[0].Warnings)+len(a.Warnings) > 0 {
 		t.Fatalf("got %+v", a)
 	}
@@ -90,9 +91,9 @@ func TestTools(t *testing.T) {
 			}
 		}
 	}
-	l.report(&pvs, "pvs", "-o", "pv_name,pv_uuid")
+	l.Report(&pvs, "pvs", "-o", "pv_name,pv_uuid")
 	for _, p := range pvs.Report[0].PV {
-		for i, loop := range l.loops {
+		for i, loop := range l.Loops {
 			if w := (volume.Member{Device: i, Type: "LVM2 PV", ID: p.UUID, Group: "vg-a"}); p.Name == loop && a.Members[i] != w {
 				t.Errorf("member %+v, want %+v", a.Members[i], w)
 			}
@@ -111,7 +112,7 @@ func TestTools(t *testing.T) {
 			}
 		}
 	}
-	l.report(&lvs, "lvs", "-o", "lv_name,lv_uuid,lv_size,vg_uuid,lv_dm_path,lv_path")
+	l.Report(&lvs, "lvs", "-o", "lv_name,lv_uuid,lv_size,vg_uuid,lv_dm_path,lv_path")
 	for _, r := range lvs.Report[0].LV {
 		t.Run(r.Name, func(t *testing.T) {
 			v := find(t, a, strings.TrimPrefix(r.DM, "/dev/mapper/"))
@@ -128,7 +129,7 @@ func TestTools(t *testing.T) {
 	}
 	t.Run("missing", func(t *testing.T) { checkMissing(t, l, a.Members[1].ID) })
 	t.Run("copied disk", func(t *testing.T) {
-		devs := l.devices()
+		devs := l.Devices()
 		a := open(t, append(devs, volume.Device{Name: "copy", Reader: devs[1].Reader}))
 		if v := find(t, a, "vg--a-root"); !errors.Is(v.Err, ondisk.ErrCorrupt) || !strings.Contains(v.Err.Error(), "disk1 and on copy") {
 			t.Error(v.Err)
@@ -138,12 +139,12 @@ func TestTools(t *testing.T) {
 		}
 	})
 	t.Run("older disk", func(t *testing.T) {
-		old, err := os.ReadFile(l.files[1])
+		old, err := os.ReadFile(l.Files[1])
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.lvm("lvrename", "vg-a/empty", "vg-a/renamed")
-		devs := l.devices()
+		l.Run("lvrename", "vg-a/empty", "vg-a/renamed")
+		devs := l.Devices()
 		devs[1].Reader = readertest.Bytes(old)
 		a := open(t, devs)
 		if v := find(t, a, "vg--a-renamed"); v.Err != nil {
@@ -174,8 +175,8 @@ func checkExtents(t *testing.T, r block.Reader, want []byte) {
 }
 
 // checkMissing leaves the second disk away.
-func checkMissing(t *testing.T, l *lab, uuid string) {
-	devs := l.devices()
+func checkMissing(t *testing.T, l *volumetest.LVM, uuid string) {
+	devs := l.Devices()
 	a := open(t, []volume.Device{devs[0], devs[2]})
 	if g := a.Groups[0]; len(g.Missing) != 1 || g.Missing[0] != uuid || len(g.Warnings) != 1 {
 		t.Errorf("group %+v", g)

@@ -1,4 +1,4 @@
-package lvm
+package volumetest
 
 import (
 	"encoding/json"
@@ -16,21 +16,22 @@ import (
 	"yester/volume"
 )
 
-// lab is a set of disks that lvm2's own tools work on, through loop devices. There
+// LVM is a set of disks that lvm2's own tools work on, through loop devices. There
 // need be no device-mapper: nothing is activated.
-type lab struct {
+type LVM struct {
 	t     testing.TB
-	files []string
-	loops []string
+	Files []string
+	Loops []string // devices of Files
 	env   []string
 	conf  string
 }
 
-func newLab(t testing.TB, disks int, size int64) *lab {
+// NewLVM makes empty disks of size bytes each.
+func NewLVM(t testing.TB, disks int, size int64) *LVM {
 	t.Helper()
 	treetest.Need(t, "lvm", "losetup")
 	dir := t.TempDir()
-	l := &lab{t: t, env: append(os.Environ(), "LVM_SYSTEM_DIR="+dir, "LVM_SUPPRESS_FD_WARNINGS=1", "LC_ALL=C")}
+	l := &LVM{t: t, env: append(os.Environ(), "LVM_SYSTEM_DIR="+dir, "LVM_SUPPRESS_FD_WARNINGS=1", "LC_ALL=C")}
 	filter := ""
 	for i := range disks {
 		file := filepath.Join(dir, fmt.Sprintf("disk%d", i))
@@ -42,7 +43,7 @@ func newLab(t testing.TB, disks int, size int64) *lab {
 		}
 		loop := strings.TrimSpace(treetest.Run(t, "losetup", "--find", "--show", file))
 		t.Cleanup(func() { treetest.Run(t, "losetup", "--detach", loop) })
-		l.files, l.loops = append(l.files, file), append(l.loops, loop)
+		l.Files, l.Loops = append(l.Files, file), append(l.Loops, loop)
 		filter += fmt.Sprintf(`"a|^%s$|",`, loop)
 	}
 	l.conf = `devices { global_filter=[` + filter + `"r|.*|"] use_devicesfile=0 obtain_device_list_from_udev=0 external_device_info_source="none" }
@@ -52,8 +53,8 @@ func newLab(t testing.TB, disks int, size int64) *lab {
 	return l
 }
 
-// lvm runs one of lvm2's tools, which must succeed.
-func (l *lab) lvm(tool string, args ...string) string {
+// Run runs one of lvm2's tools, which must succeed.
+func (l *LVM) Run(tool string, args ...string) string {
 	l.t.Helper()
 	cmd := exec.Command("lvm", append([]string{tool, "--config", l.conf}, args...)...)
 	cmd.Env = l.env
@@ -66,11 +67,11 @@ func (l *lab) lvm(tool string, args ...string) string {
 	return string(out)
 }
 
-// devices returns the disks, read through their files.
-func (l *lab) devices() []volume.Device {
+// Devices returns the disks, read through their files.
+func (l *LVM) Devices() []volume.Device {
 	l.t.Helper()
 	var devs []volume.Device
-	for i, file := range l.files {
+	for i, file := range l.Files {
 		f, err := os.Open(file)
 		if err != nil {
 			l.t.Fatal(err)
@@ -81,16 +82,16 @@ func (l *lab) devices() []volume.Device {
 	return devs
 }
 
-// piece is where some bytes of a logical volume are, by lvm2's own report.
-type piece struct {
-	disk   int
-	off, n int64
+// Piece is where some bytes of a logical volume are, by lvm2's own report.
+type Piece struct {
+	Disk   int
+	Off, N int64 // bytes
 }
 
 var pvRange = regexp.MustCompile(`^(.+):(\d+)-(\d+)$`)
 
-// pieces returns where the bytes of a linear or striped volume are, in their order.
-func (l *lab) pieces(vg, lv string) []piece {
+// Pieces returns where the bytes of a linear or striped volume are, in their order.
+func (l *LVM) Pieces(vg, lv string) []Piece {
 	l.t.Helper()
 	var pvs struct {
 		Report []struct {
@@ -100,7 +101,7 @@ func (l *lab) pieces(vg, lv string) []piece {
 			}
 		}
 	}
-	l.report(&pvs, "pvs", "-o", "pv_name,pe_start")
+	l.Report(&pvs, "pvs", "-o", "pv_name,pe_start")
 	start := make(map[string]int64)
 	for _, p := range pvs.Report[0].PV {
 		start[p.Name], _ = strconv.ParseInt(p.Start, 10, 64)
@@ -117,80 +118,90 @@ func (l *lab) pieces(vg, lv string) []piece {
 			}
 		}
 	}
-	l.report(&segs, "lvs", "-a", "--segments", "--sort", "seg_start_pe", "-o", "vg_extent_size,stripes,stripe_size,seg_start_pe,seg_size_pe,seg_pe_ranges", vg+"/"+lv)
-	var list []piece
+	l.Report(&segs, "lvs", "-a", "--segments", "--sort", "seg_start_pe", "-o", "vg_extent_size,stripes,stripe_size,seg_start_pe,seg_size_pe,seg_pe_ranges", vg+"/"+lv)
+	var list []Piece
 	for _, s := range segs.Report[0].Seg {
 		extent, _ := strconv.ParseInt(s.Extent, 10, 64)
 		stripe, _ := strconv.ParseInt(s.StripeSize, 10, 64)
-		var areas []piece
+		var areas []Piece
 		for _, r := range strings.Fields(s.Ranges) {
 			m := pvRange.FindStringSubmatch(r)
 			first, _ := strconv.ParseInt(m[2], 10, 64)
 			last, _ := strconv.ParseInt(m[3], 10, 64)
 			disk := -1
-			for i, loop := range l.loops {
+			for i, loop := range l.Loops {
 				if loop == m[1] {
 					disk = i
 				}
 			}
-			areas = append(areas, piece{disk, start[m[1]] + first*extent, (last - first + 1) * extent})
+			areas = append(areas, Piece{disk, start[m[1]] + first*extent, (last - first + 1) * extent})
 		}
 		if len(areas) == 1 {
 			list = append(list, areas...)
 			continue
 		}
-		for done := int64(0); done < areas[0].n; done += stripe {
+		for done := int64(0); done < areas[0].N; done += stripe {
 			for _, a := range areas {
-				list = append(list, piece{a.disk, a.off + done, stripe})
+				list = append(list, Piece{a.Disk, a.Off + done, stripe})
 			}
 		}
 	}
 	return list
 }
 
-func (l *lab) report(to any, tool string, args ...string) {
+// Report reads into to what a tool reports as JSON, sizes in bytes.
+func (l *LVM) Report(to any, tool string, args ...string) {
 	l.t.Helper()
-	out := l.lvm(tool, append([]string{"--reportformat", "json", "--units", "b", "--nosuffix"}, args...)...)
+	out := l.Run(tool, append([]string{"--reportformat", "json", "--units", "b", "--nosuffix"}, args...)...)
 	if err := json.Unmarshal([]byte(out), to); err != nil {
 		l.t.Fatalf("%v\n%s", err, out)
 	}
 }
 
-// write puts b at pieces, and read gets what is there.
-func (l *lab) write(pieces []piece, b []byte) {
+// Write puts b at pieces.
+func (l *LVM) Write(pieces []Piece, b []byte) {
 	l.t.Helper()
 	for _, p := range pieces {
-		f, err := os.OpenFile(l.files[p.disk], os.O_WRONLY, 0)
+		f, err := os.OpenFile(l.Files[p.Disk], os.O_WRONLY, 0)
 		if err == nil {
-			_, err = f.WriteAt(b[:p.n], p.off)
+			_, err = f.WriteAt(b[:p.N], p.Off)
 		}
 		if err != nil {
 			l.t.Fatal(err)
 		}
 		f.Close()
-		b = b[p.n:]
+		b = b[p.N:]
 	}
 	if len(b) > 0 {
 		l.t.Fatalf("%d bytes too many", len(b))
 	}
 }
 
-func (l *lab) restore(vg, text string) {
+// Restore makes text the metadata of vg.
+func (l *LVM) Restore(vg, text string) {
 	l.t.Helper()
 	file := filepath.Join(l.t.TempDir(), "vg")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		l.t.Fatal(err)
 	}
-	l.lvm("vgcfgrestore", "--force", "-f", file, vg)
+	l.Run("vgcfgrestore", "--force", "-f", file, vg)
 }
 
-func (l *lab) backup(vg string) string {
+// Read returns what is at pieces.
+func (l *LVM) Read(pieces []Piece) []byte {
 	l.t.Helper()
-	file := filepath.Join(l.t.TempDir(), "vg")
-	l.lvm("vgcfgbackup", "-f", file, vg)
-	b, err := os.ReadFile(file)
-	if err != nil {
-		l.t.Fatal(err)
+	var all []byte
+	for _, p := range pieces {
+		b := make([]byte, p.N)
+		f, err := os.Open(l.Files[p.Disk])
+		if err == nil {
+			_, err = f.ReadAt(b, p.Off)
+		}
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		f.Close()
+		all = append(all, b...)
 	}
-	return string(b)
+	return all
 }
