@@ -74,7 +74,7 @@ func FuzzOpen(f *testing.F) {
 		if len(text) > testArea-mdaHeaderSize-1 {
 			return
 		}
-		const size = 2 << 20
+		const size = 1<<20 + 64*4096
 		d0, d1 := newPV('A', size, text).disk(), newPV('B', size, "").disk()
 		for i := range 8 {
 			if int(at)+i < len(d0) {
