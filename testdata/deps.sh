@@ -19,6 +19,7 @@ test="$demo
 	libiscsi-bin:iscsi-test-cu
 	libvhdi-utils:vhdimount
 	libvmdk-utils:vmdkmount
+	lvm2:lvm
 	ntfs-3g:mkntfs
 	openssh-client:ssh
 	openssh-server:-/usr/sbin/sshd
