@@ -35,7 +35,8 @@ type prefix struct {
 
 	mu    sync.Mutex // of what follows
 	input metaInput
-	zip   io.Closer // nil: stored as it is
+	zip   io.ReadCloser // nil: stored as it is
+	text  *switched     // of the metadata
 	src   *resumed
 	scan  *scanner
 	whole *table // what was read of the whole metadata file
@@ -43,6 +44,9 @@ type prefix struct {
 	bound []byte // the last path that was read
 	steps int
 }
+
+// switched is a reader that can be replaced by another one.
+type switched struct{ io.Reader }
 
 // resumed is a reader each of whose reads may have another context.
 type resumed struct {
@@ -80,15 +84,14 @@ func (r *Repository) lazily(ctx context.Context, l *listing, i int, t *Tree) (*p
 	}
 	p := &prefix{tree: t, input: m, src: &resumed{ctx: ctx, f: m.file}, whole: &table{name: m.file.Name()}}
 	p.diffs, err = r.sessionTables(ctx, files[1:])
-	var in io.Reader = p.src
+	p.text = &switched{p.src}
 	if err == nil && m.gzip {
-		var z io.ReadCloser
-		if z, err = newGunzip(p.src); err == nil {
-			in, p.zip = z, z
+		if p.zip, err = newGunzip(p.src); err == nil {
+			p.text.Reader = p.zip
 		}
 	}
 	if err == nil {
-		p.scan = newScanner(ctx, in, m.file.Name())
+		p.scan = newScanner(ctx, p.text, m.file.Name())
 		err = p.read(ctx, func([]byte) bool { return true })
 	}
 	if err != nil {
@@ -117,10 +120,18 @@ func (p *prefix) release() {
 	p.close()
 }
 
-// read reads records until enough says so of the last one, or to the end, and puts
-// the tree together that they make.
+// read reads records until enough says so of the last one, or to the end when it
+// is nil, and puts the tree together that they make.
 func (p *prefix) read(ctx context.Context, enough func(last []byte) bool) error {
 	p.src.ctx, p.scan.ctx = ctx, ctx
+	if enough == nil { // to the end, so that nothing is lost that is read ahead
+		enough = func([]byte) bool { return false }
+		if p.zip != nil {
+			ahead := newReadAhead(p.zip)
+			defer ahead.stop()
+			p.text.Reader = ahead
+		}
+	}
 	whole := false
 	for !whole {
 		switch err := p.scan.scan(); err {
@@ -170,7 +181,7 @@ func (p *prefix) upTo(ctx context.Context, path []byte) error {
 
 // complete reads all of the tree.
 func (p *prefix) complete(ctx context.Context) error {
-	return p.extend(ctx, func([]byte) bool { return false })
+	return p.extend(ctx, nil)
 }
 
 func (p *prefix) extend(ctx context.Context, enough func(last []byte) bool) error {
@@ -179,11 +190,11 @@ func (p *prefix) extend(ctx context.Context, enough func(last []byte) bool) erro
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.done.Load() || enough(p.bound) {
+	if p.done.Load() || enough != nil && enough(p.bound) {
 		return nil
 	}
 	if p.steps++; p.steps > maxSteps {
-		enough = func([]byte) bool { return false }
+		enough = nil
 	}
 	if p.input.file != nil {
 		err := p.read(ctx, enough)

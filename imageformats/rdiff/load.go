@@ -122,6 +122,11 @@ func (r *Repository) table(ctx context.Context, m *metaInput) (*table, error) {
 	}
 	var t *table
 	err := m.read(ctx, func(in io.Reader) (err error) {
+		if m.gzip && m.file.Size() >= defaultLazy {
+			ahead := newReadAhead(in)
+			defer ahead.stop()
+			in = ahead
+		}
 		t, err = readTable(ctx, in, m.file.Name())
 		return err
 	})
