@@ -22,7 +22,7 @@ func (c *copier) regular(ctx context.Context, j job, attr *guestfs.Attr, replace
 	}
 	var f *os.File
 	tmp, err := temp(func(name string) (err error) {
-		f, err = j.dir.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		f, err = j.dir.create(name)
 		return err
 	})
 	if err != nil {
