@@ -2,7 +2,10 @@ package restorepoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 	"time"
 
 	"yester/cache"
@@ -124,21 +127,48 @@ func (f *farFile) Check(ctx context.Context) error {
 // Close implements origin.File.
 func (f *farFile) Close() error { return f.r.Close() }
 
+// ErrLocation means that a location is of no form that there is.
+var ErrLocation = errors.New("not a location of a source")
+
+// Redact returns a location as it may be shown: without a password, which none
+// should have. What can't be taken apart loses all that might be one.
+func Redact(location string) string {
+	scheme, rest, ok := strings.Cut(location, "://")
+	at := strings.LastIndex(rest, "@")
+	if !ok || at < 0 {
+		return location
+	}
+	if u, err := url.Parse(location); err == nil {
+		if _, has := u.User.Password(); !has {
+			return location
+		}
+		return u.Redacted()
+	}
+	user, _, _ := strings.Cut(rest[:at], ":")
+	return scheme + "://" + user + ":xxxxx" + rest[at:]
+}
+
 // openFar prepares the connection to a source that lies far away.
-func (s *Source) openFar(scheme string) error {
+func (s *Source) openFar(location, scheme string) error {
 	if s.opt.Cache == nil {
 		return fmt.Errorf("%s: a source that lies far away needs a cache", scheme)
 	}
+	var err error
 	switch scheme {
 	case sftp.Scheme:
 		s.connect = s.connectSFTP
-		return sftp.Check(s.location)
+		err = sftp.Check(location)
 	case ebs.Scheme:
-		query, err := ebs.ParseQuery(s.location)
+		var query ebs.Query
+		query, err = ebs.ParseQuery(location)
 		s.connect = func(ctx context.Context) error { return s.connectEBS(ctx, query) }
-		return err
+	default:
+		err = fmt.Errorf("sources of type %q are not supported", scheme)
 	}
-	return fmt.Errorf("sources of type %q are not supported", scheme)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLocation, err)
+	}
+	return nil
 }
 
 func (s *Source) connectSFTP(ctx context.Context) error {

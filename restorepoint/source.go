@@ -56,11 +56,11 @@ func Open(location string, opt Options) (*Source, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{location: location, opt: opt, texts: make(map[string]parsed)}
+	s := &Source{location: Redact(location), opt: opt, texts: make(map[string]parsed)}
 	s.images.open = s.openImage
 	if scheme, _, ok := strings.Cut(location, "://"); ok {
 		s.far = true
-		return s, s.openFar(scheme)
+		return s, s.openFar(location, scheme)
 	}
 	abs, err := filepath.Abs(location)
 	if err != nil {

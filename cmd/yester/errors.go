@@ -99,7 +99,7 @@ func code(err error) int {
 		return exitcode.Unreachable
 	case errors.As(err, &path) && path.Op == "write": // never to a source
 		return exitcode.Partial
-	case isAny(err, timeexpr.ErrSyntax, fusefs.ErrMountpoint, store.ErrUnsafe):
+	case isAny(err, timeexpr.ErrSyntax, fusefs.ErrMountpoint, store.ErrUnsafe, restorepoint.ErrLocation):
 		return exitcode.Usage
 	case isAny(err, ondisk.ErrCorrupt, ondisk.ErrUnsupported, ondisk.ErrFormat, guestfs.ErrEncrypted, io.ErrUnexpectedEOF):
 		return exitcode.Damaged
@@ -146,6 +146,8 @@ func hint(err error) string {
 		return "choose an existing directory that is outside the source"
 	case errors.Is(err, store.ErrUnsafe):
 		return "choose another directory by --cache-dir, or make this one private: chmod 700"
+	case errors.Is(err, restorepoint.ErrLocation):
+		return "examples: sftp://backup@vault/srv/web01, ebs://vol-0123456789abcdef0, ebs://?tag:Name=web01"
 	case errors.Is(err, timeexpr.ErrSyntax):
 		return "examples: --at latest, --at 10D, --at '2006-07-28 02:30', --at 3B; see `yester --help`"
 	case errors.Is(err, timeexpr.ErrNotFound):
@@ -153,13 +155,13 @@ func hint(err error) string {
 	case errors.As(err, &source) && errors.Is(err, fs.ErrPermission):
 		return "run it as root, or as a user who may read the source"
 	case errors.As(err, &source) && errors.Is(err, fs.ErrNotExist):
-		return "SOURCE is a disk image, a folder in which disk images lie, or an rdiff-backup repository"
+		return "SOURCE is a disk image, a folder with disk images or machines in it, an rdiff-backup repository, or a location like sftp://host/folder or ebs://vol-0…"
 	case errors.Is(err, guestfs.ErrIsDir):
 		return "`yester ls` lists directories, `yester cp` copies them"
 	case errors.Is(err, guestfs.ErrNotExist), errors.Is(err, guestfs.ErrNotDir):
 		return "it may be there at another time: see `yester points`, and --at"
 	case errors.Is(err, ondisk.ErrFormat):
-		return "yester reads VHD, VHDX, VMDK and raw images with ext2, ext3 or ext4 in partitions or on the whole disk, and rdiff-backup repositories"
+		return "yester reads VHD, VHDX, VMDK, qcow2, EWF and raw images with ext2, ext3 or ext4 in partitions, logical volumes or on the whole disk; rdiff-backup repositories; dated folders"
 	}
 	return ""
 }

@@ -5,7 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"yester/cache"
 	"yester/internal/exitcode"
+	"yester/restorepoint"
 )
 
 // guard keeps commands that write from writing to the source they read.
@@ -39,6 +41,29 @@ func newGuard(s *session) (*guard, error) {
 		}
 	}
 	return g, nil
+}
+
+// checkOutside refuses a file or folder, named by a flag, that lies in the source:
+// nothing is ever written there.
+func checkOutside(source, flag, path string) error {
+	real := realPath(source)
+	if fi, err := os.Stat(real); path == "" || err != nil || !fi.IsDir() || !inside(realPath(path), real) {
+		return nil
+	}
+	return &codedError{msg: flag + " " + path + " lies in the source, and nothing is ever written to a source",
+		hint: "choose another place than " + real, code: exitcode.Usage}
+}
+
+// cacheOutside is checkOutside for the cache.
+func (g *globalFlags) cacheOutside(src *restorepoint.Source) error {
+	dir := g.cache.cfg.Dir
+	if dir == "" {
+		dir, _ = cache.Dir() // without one there is no place for a cache either
+	}
+	if src.HostPath() == "" || dir == "" {
+		return nil
+	}
+	return checkOutside(src.HostPath(), "--cache-dir", dir)
 }
 
 // owns reports whether a file is one that is read.

@@ -51,6 +51,9 @@ for each date, and "latest". In each:
   volumes/NAME/      every filesystem by itself
   disks/NAME.raw     the whole virtual disk as one file
 
+A disk without a root filesystem has no files/. A point that is a directory tree
+(rdiff-backup, rsnapshot) has none of these: its files lie in the dated directory.
+
 A source with several machines shows one directory for each, unless --machine
 picks one. With --at, only the point of that time is shown.
 
@@ -64,6 +67,11 @@ the source appear in the mount.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := parseBandwidth(f.bandwidth); err != nil {
 				return err
+			}
+			for flag, path := range map[string]string{"--log-file": f.logFile, "--pid-file": f.pidFile} {
+				if err := checkOutside(args[0], flag, path); err != nil {
+					return err
+				}
 			}
 			if f.foreground {
 				return serveMount(cmd.Context(), g, f, args[0], args[1])

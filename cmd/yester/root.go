@@ -190,7 +190,11 @@ func (g *globalFlags) open(location string, logger *slog.Logger) (*restorepoint.
 	g.far.options(&opt)
 	src, err := restorepoint.Open(location, opt)
 	if err != nil {
-		return nil, &sourceError{location: location, err: err}
+		return nil, &sourceError{location: restorepoint.Redact(location), err: err}
+	}
+	if err := g.cacheOutside(src); err != nil {
+		src.Close()
+		return nil, err
 	}
 	g.far.opened = append(g.far.opened, src)
 	return src, nil
