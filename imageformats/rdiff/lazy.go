@@ -23,6 +23,14 @@ const defaultLazy = 128 << 10
 // time what was read so far is put in order anew.
 const maxSteps = 8
 
+// manyRecords is after how many records of one look-up the rest is read too when
+// that is less than littleLeft bytes, as stored: by all processors it takes less time
+// than putting the tree together again for the next look-up.
+const (
+	manyRecords = 4096
+	littleLeft  = 256 << 10
+)
+
 // prefix is the tree of a point up to some path. Paths come in order, so a node of
 // it has the number that it has in the whole tree.
 //
@@ -124,16 +132,16 @@ func (p *prefix) release() {
 // is nil, and puts the tree together that they make.
 func (p *prefix) read(ctx context.Context, enough func(last []byte) bool) error {
 	p.src.ctx, p.scan.ctx = ctx, ctx
-	if enough == nil { // to the end, so that nothing is lost that is read ahead
-		enough = func([]byte) bool { return false }
-		if p.zip != nil {
-			ahead := newReadAhead(p.zip)
-			defer ahead.stop()
-			p.text.Reader = ahead
+	toEnd, whole := false, false
+	for n := 1; !whole; n++ {
+		if !toEnd && (enough == nil || n > manyRecords && p.input.file.Size()-p.src.off < littleLeft) {
+			toEnd = true // so that nothing is lost that is read ahead
+			if p.zip != nil {
+				ahead := newReadAhead(p.zip)
+				defer ahead.stop()
+				p.text.Reader = ahead
+			}
 		}
-	}
-	whole := false
-	for !whole {
 		switch err := p.scan.scan(); err {
 		case nil:
 		case io.EOF:
@@ -145,7 +153,7 @@ func (p *prefix) read(ctx context.Context, enough func(last []byte) bool) error 
 		if err := p.whole.take(p.scan); err != nil {
 			return err
 		}
-		if enough(p.scan.path) {
+		if !toEnd && enough(p.scan.path) {
 			break
 		}
 	}
