@@ -38,8 +38,8 @@ func (w *walker) walk(dir string, entries []DirEntry, depth int) error {
 			return err
 		}
 		name := path.Join(dir, e.Name)
-		switch {
-		case e.Type == fs.ModeDir:
+		switch e.Type {
+		case fs.ModeDir:
 			if w.enter != nil && !w.enter(name) {
 				continue
 			}
@@ -54,7 +54,7 @@ func (w *walker) walk(dir string, entries []DirEntry, depth int) error {
 			if err := w.walk(name, below, depth+1); err != nil {
 				return err
 			}
-		case e.Type == 0 || e.Type == fs.ModeSymlink:
+		case 0, fs.ModeSymlink:
 			found, err := w.folder.Stat(w.ctx, name)
 			switch {
 			case err == nil:
