@@ -93,3 +93,76 @@ type RepositoryFormat struct {
 	// Open opens it. folder stays open for as long as the Repository is.
 	Open func(ctx context.Context, folder origin.Folder, dir string, opt RepositoryOptions) (Repository, error)
 }
+
+// Historian is a Repository that knows the versions of a path without opening each
+// of its points.
+type Historian interface {
+	// History calls emit for each version that the path had, oldest first, until it
+	// returns false. path is relative to the points' root, its components joined by
+	// '/' ("" is the root), in raw bytes. A path that was never there has none.
+	History(ctx context.Context, path string, emit func(PathVersion) bool) error
+}
+
+// PathVersion is what a path was over a run of consecutive points.
+type PathVersion struct {
+	First, Last RepositoryPoint // the points at which it was so; the same when there is one
+	Points      int             // how many they are
+	Missing     bool            // it wasn't there; what follows but Changed is zero
+	Attr        guestfs.Attr    // Size -1: not known without opening it
+	Target      string          // of a symbolic link
+	SHA1        string          // of a regular file's content, hex; empty when not recorded
+	// Changed says in what it differs from the version before; zero for the first.
+	Changed Change
+}
+
+// Change says in what two versions of a path differ.
+type Change uint
+
+// The ways in which a path can have changed.
+const (
+	ChangeAdded   Change = 1 << iota // it wasn't there before
+	ChangeRemoved                    // it is no longer there
+	ChangeType                       // it is of another type
+	ChangeContent                    // content, link target or device number
+	ChangeMode                       // permissions
+	ChangeOwner                      // owner or group
+	ChangeMtime                      // time of modification
+	ChangeXattrs                     // extended attributes or ACLs
+	ChangeLinks                      // number of names of the file
+)
+
+// Differ is a Repository that compares points by their metadata.
+type Differ interface {
+	// Diff calls emit for each path at or below path that differs between two
+	// points, in the order of the tree, until it returns false.
+	Diff(ctx context.Context, from, to RepositoryPoint, path string, emit func(PathDiff) bool) error
+	// Deleted calls emit for each path below path (of any depth) that was there at
+	// one point and not at the next, the latest such points first, until it returns
+	// false.
+	Deleted(ctx context.Context, path string, emit func(DeletedPath) bool) error
+}
+
+// PathDiff is a path that differs between two points.
+type PathDiff struct {
+	Path     string // relative to the root, raw bytes; "" is the root
+	Changed  Change
+	Old, New guestfs.Attr // zero where it wasn't there
+}
+
+// DeletedPath is a path that was deleted between two consecutive points.
+type DeletedPath struct {
+	Path         string // relative to the root, raw bytes
+	LastSeen     RepositoryPoint
+	FirstMissing RepositoryPoint
+	Attr         guestfs.Attr // as it was last seen
+}
+
+// Verifier is a guestfs.Tree with recorded checksums of its files' contents.
+type Verifier interface {
+	// VerifyFile reads the whole content of a regular file and compares it with what
+	// is recorded. known is false when there is no checksum to compare with; then it
+	// is only known that the file can be read. An error that matches
+	// ondisk.ErrCorrupt names the file of the repository at fault where that can be
+	// found out.
+	VerifyFile(ctx context.Context, id guestfs.ID) (known bool, err error)
+}

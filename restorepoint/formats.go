@@ -8,6 +8,7 @@ import (
 	"yester/imageformats/ewf"
 	"yester/imageformats/qcow2"
 	"yester/imageformats/raw"
+	"yester/imageformats/rdiff"
 	"yester/imageformats/vhd"
 	"yester/imageformats/vhdx"
 	"yester/imageformats/vmdk"
@@ -28,6 +29,7 @@ var (
 		raw.Format,
 	}
 	repositories = []imageformats.RepositoryFormat{
+		rdiff.Format,
 		dated.Rsnapshot,
 		dated.Folders,
 	}

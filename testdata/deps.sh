@@ -26,11 +26,14 @@ test="$demo
 	procps:pkill
 	psmisc:fuser
 	python3-boto3:-/usr/lib/python3/dist-packages/boto3
+	python3-pylibacl:-/usr/share/doc/python3-pylibacl/copyright
+	python3-pyxattr:-/usr/share/doc/python3-pyxattr/copyright
 	python3:python3
 	qemu-block-extra:-/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so
 	qemu-system-common:qemu-storage-daemon
 	qemu-system-x86:qemu-system-x86_64
 	qemu-utils:qemu-img
+	rdiff-backup:rdiff-backup
 	rdiff:rdiff
 	rsnapshot:rsnapshot
 	rsync:rsync
