@@ -208,4 +208,3 @@ func (s spool) Spool(ctx context.Context, key string, fill func(io.Writer) error
 	}
 	return kept, nil
 }
-
