@@ -6,9 +6,9 @@
 //
 // This project's readers run in this process, on the files as a source opens
 // them; QEMU's in qemu-img, which says itself how long the reads took, so that
-// its start isn't in the figure. Both have one read under way at a time, of the
-// same offsets in the same order; QEMU reads through the page cache (-t writeback)
-// as we do, with io_uring where it may. Before the first round, every image is compared with the raw disk.
+// its start isn't in the figure. Both have as many reads under way, of the same
+// offsets in the same order; QEMU reads through the page cache (-t writeback) as we
+// do, by threads or io_uring, whichever is faster. Before the first round, every image is compared with the raw disk.
 package main
 
 import (
@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +57,6 @@ func main() {
 type bench struct {
 	table        versus.Table
 	yester, work string
-	aio          string // how QEMU reads files
 }
 
 func (b *bench) path(name string) string { return filepath.Join(b.work, name) }
@@ -82,16 +82,6 @@ func (b *bench) run() error {
 		}
 	}
 	return nil
-}
-
-// wants reports whether any row about something is to be measured.
-func (b *bench) wants(rows ...string) bool {
-	for _, r := range rows {
-		if b.table.Wants(r) {
-			return true
-		}
-	}
-	return false
 }
 
 // opened is a disk of a source that was opened for it.
@@ -128,8 +118,25 @@ func (o *opened) Close() error {
 
 // container measures one image.
 func (b *bench) container(c container) error {
-	names := []string{c.name + ", sequential 1 MiB", c.name + ", random 4 KiB", c.name + ", random 64 KiB", c.name + ", the whole disk"}
-	if !b.wants(names...) {
+	type row struct {
+		what string
+		reads
+	}
+	var rows []row
+	for _, depth := range []int{1, 16} {
+		for _, r := range []row{
+			{"sequential 1 MiB", reads{size: 1 << 20, step: 1 << 20, count: 2 * diskSize >> 20}},
+			{"random 4 KiB", reads{size: 4 << 10, step: strideBlocks * 4096, count: 200_000}},
+			{"random 64 KiB", reads{size: 64 << 10, step: strideBlocks * 65536, count: 30_000}},
+		} {
+			r.what, r.depth = fmt.Sprintf("%s, %s, %d at a time", c.name, r.what, depth), depth
+			rows = append(rows, r)
+		}
+	}
+	if c.packed {
+		rows = []row{{what: fmt.Sprintf("%s, the whole disk, %d readers of 1 MiB", c.name, runtime.NumCPU())}}
+	}
+	if !slices.ContainsFunc(rows, func(r row) bool { return b.table.Wants(r.what) }) {
 		return nil
 	}
 	if err := b.warm(c); err != nil {
@@ -138,22 +145,17 @@ func (b *bench) container(c container) error {
 	if err := b.compare(c); err != nil {
 		return err
 	}
-	const goal = ">= 1.5"
 	if c.packed {
-		return b.whole(c, names[3])
+		return b.whole(c, rows[0].what)
 	}
-	for i, r := range []reads{
-		{size: 1 << 20, step: 1 << 20, count: 2 * diskSize >> 20},
-		{size: 4 << 10, step: strideBlocks * 4096, count: 200_000},
-		{size: 64 << 10, step: strideBlocks * 65536, count: 30_000},
-	} {
+	for _, r := range rows {
 		show := versus.Each(int(r.count))
-		if i == 0 {
+		if r.size == 1<<20 {
 			show = versus.Rate(r.count * r.size)
 		}
 		err := b.table.Compare(
-			versus.Side{Name: "qemu-img bench", Run: func() (time.Duration, error) { return r.qemu(b.aio, c.driver, b.path(c.file)) }}, show,
-			versus.Contender{What: names[i], Goal: goal, Run: func() (time.Duration, error) {
+			versus.Side{Name: "qemu-img bench", Run: func() (time.Duration, error) { return r.qemu(c.driver, b.path(c.file)) }}, show,
+			versus.Contender{What: r.what, Goal: ">= 1.5", Run: func() (time.Duration, error) {
 				img, err := open(b.path(c.file))
 				if err != nil {
 					return 0, err
@@ -187,7 +189,7 @@ func (b *bench) whole(c container, what string) error {
 			return versus.Timed(exec.Command("qemu-img", "convert", "-f", c.driver, "-W", "-m", "16", "-S", "0", "-n", "--target-image-opts", b.path(c.file), null))
 		}},
 		versus.Rate(diskSize),
-		versus.Contender{What: what + ", " + fmt.Sprint(runtime.NumCPU()) + " readers of 1 MiB", Goal: ">= 1.0", Run: own})
+		versus.Contender{What: what, Goal: ">= 1.0", Run: own})
 }
 
 // ewf compares with libewf, since QEMU doesn't read it.
@@ -197,7 +199,7 @@ func (b *bench) ewf(c container, what string, own func() (time.Duration, error))
 			return versus.Timed(exec.Command("ewfexport", "-q", "-u", "-f", "raw", "-t", "-", b.path(c.file)))
 		}},
 		versus.Rate(diskSize),
-		versus.Contender{What: what + ", " + fmt.Sprint(runtime.NumCPU()) + " readers of 1 MiB", Goal: "", Run: own})
+		versus.Contender{What: what, Goal: "", Run: own})
 }
 
 // readParallel reads a whole image, a mebibyte at a time, with one reader for each

@@ -73,10 +73,10 @@ def large(top, mib, increments):
     shutil.rmtree(src)
 
 
-def points(top, n):
+def small(top, points):
     src = os.path.join(top, "src")
     os.makedirs(src)
-    for i in range(n):
+    for i in range(points):
         for name in ("a", "b", "c") if not i else ("a",):
             p = os.path.join(src, name)
             with open(p, "w") as f:
@@ -90,7 +90,7 @@ def main():
     top = sys.argv[1]
     files, points, mib, increments = [int(a) for a in sys.argv[2:]] or (20_000, 40, 200, 30)
     for name, make in (("many", lambda d: many(d, files, points)), ("large", lambda d: large(d, mib, increments)),
-                       ("points", lambda d: points(d, 1_000))):
+                       ("points", lambda d: small(d, 1_000))):
         done = os.path.join(top, name)
         if os.path.isdir(done):
             continue
