@@ -245,7 +245,7 @@ func (b *bench) mountOwn(repo string, args ...string) (string, error) {
 	}
 	found, err := filepath.Glob(filepath.Join(b.path("mnt"), "[0-9]*"))
 	if err != nil || len(found) == 0 {
-		return "", fmt.Errorf("nothing in the mount of %s (%v)", repo, err)
+		return "", errors.Join(fmt.Errorf("nothing in the mount of %s", repo), err)
 	}
 	return found[0], nil
 }
