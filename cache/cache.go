@@ -41,6 +41,7 @@ type Cache struct {
 	dir   string
 	log   *slog.Logger
 	total counters
+	kept  keeper
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -84,6 +85,11 @@ func Open(cfg Config) (*Cache, error) {
 		objects: make(map[objectID]*object), lineages: make(map[string]*lineage), readers: make(map[*Reader]struct{}),
 		stop: make(chan struct{}),
 	}
+	_, limit, err := st.Usage()
+	if err != nil || st.InMemory() {
+		limit = store.DefaultMemory
+	}
+	c.kept.most = limit / keepShare
 	c.done.Add(1)
 	go func() { defer c.done.Done(); c.saveLoop() }()
 	return c, nil
@@ -127,6 +133,27 @@ func (c *Cache) Store() *store.Store { return c.store }
 // valid until closed.
 func (c *Cache) Spool(ctx context.Context, key string, fill func(io.Writer) error) (*store.Spooled, error) {
 	return c.store.Spool(ctx, key, fill)
+}
+
+// Blobs are small values that a client of an origin keeps between runs, in the
+// cache's directory: they may vanish at any time, and whoever gets one checks it.
+// Its methods are safe for parallel use.
+type Blobs struct{ c *Cache }
+
+// Blobs returns where an origin's client keeps small values.
+func (c *Cache) Blobs() Blobs { return Blobs{c} }
+
+// Get returns the value of key, if there is one.
+func (b Blobs) Get(key string) ([]byte, bool) {
+	v, err := b.c.store.Blob(key)
+	return v, err == nil && v != nil
+}
+
+// Set keeps a value. One that can't be kept is as good as vanished.
+func (b Blobs) Set(key string, value []byte) {
+	if err := b.c.store.SetBlob(key, value); err != nil {
+		b.c.log.Info("a value isn't kept", "key", key, "err", err)
+	}
 }
 
 // Close closes the readers that are still open, saves what is known of what is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 
 	"yester/guestfs"
 	"yester/guestfs/ext4"
+	"yester/guestfs/guestview"
 	"yester/internal/block"
 	"yester/internal/treetest"
 	"yester/volume"
@@ -57,6 +59,17 @@ func guestDisk(t testing.TB) string {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+	// What makes it a system's root.
+	for _, dir := range []string{"etc", "usr/lib", "usr/bin", "var/log", "home", "proc", "sys", "dev"} {
+		must(os.MkdirAll(mnt+"/"+dir, 0o755))
+	}
+	must(os.WriteFile(mnt+"/etc/fstab", []byte("/dev/sda1 / ext4 defaults 0 1\n"), 0o644))
+	must(os.WriteFile(mnt+"/etc/hostname", []byte("web01\n"), 0o644))
+	must(os.WriteFile(mnt+"/usr/lib/os-release", []byte("ID=debian\nPRETTY_NAME=Debian\n"), 0o644))
+	must(os.Symlink("../usr/lib/os-release", mnt+"/etc/os-release"))
+	for _, link := range []string{"bin", "lib"} {
+		must(os.Symlink("usr/"+link, mnt+"/"+link))
 	}
 	for d := range 30 {
 		dir := fmt.Sprintf("%s/srv/data/dir%02d", mnt, d)
@@ -132,7 +145,7 @@ func openGuest(t testing.TB, r block.Reader) *ext4.FS {
 	return fs
 }
 
-func walkTo(t testing.TB, fs *ext4.FS, path string) guestfs.ID {
+func walkTo(t testing.TB, fs guestfs.Tree, path string) guestfs.ID {
 	t.Helper()
 	id := fs.Root()
 	for _, name := range strings.Split(path, "/") {
@@ -145,7 +158,7 @@ func walkTo(t testing.TB, fs *ext4.FS, path string) guestfs.ID {
 }
 
 // listLong does what `ls -l` asks for, and returns how many entries there are.
-func listLong(t testing.TB, fs *ext4.FS, dir guestfs.ID) int {
+func listLong(t testing.TB, fs guestfs.Tree, dir guestfs.ID) int {
 	t.Helper()
 	ctx := context.Background()
 	var list []guestfs.Dirent
@@ -181,6 +194,32 @@ func copyFile(t testing.TB, fs *ext4.FS, id guestfs.ID) int64 {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// TestFirstMount does what a mount does for the first `ls -l` of a directory of the
+// machine's own tree, which it has to put together first.
+func TestFirstMount(t *testing.T) {
+	image := guestDisk(t)
+	synctest.Test(t, func(t *testing.T) {
+		f, o := imageOrigin(t, image, 512<<10)
+		c := openCache(t, t.TempDir(), 0)
+		r := openReader(t, c, o, NewScheduler(Limits{}, nil))
+		began := time.Now()
+		fs := openGuest(t, r)
+		view, err := guestview.New(t.Context(), []guestview.Member{{Name: "p1", Tree: fs, Number: 1}}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries := listLong(t, view, walkTo(t, view, "srv/data/dir07"))
+		trips := float64(time.Since(began)) / float64(f.latency)
+		time.Sleep(time.Second)
+		blocks, _ := f.fetches()
+		t.Logf("ls -l in the guest view: %d entries, %.1f round trips, %d blocks", entries, trips, blocks)
+		if trips > 12.5 || blocks > 40 {
+			t.Errorf("%.1f dependent round trips and %d blocks, want 12 and 40 at most", trips, blocks)
+		}
+		mustClose(t, fs, r, c)
+	})
 }
 
 // TestFirstLook lists a directory of a cold disk and then copies a file out of it.

@@ -174,3 +174,20 @@ func TestHugeObject(t *testing.T) {
 	}
 	mustClose(t, r, c)
 }
+
+// TestHintsBounded asks for far more than can be fetched soon, as an initiator may.
+func TestHintsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeOrigin{size: 16 << 40, blockSize: 64 << 10, latency: time.Second, content: func(int64, []byte) {}}
+		c := openCache(t, t.TempDir(), 0)
+		r := openReader(t, c, f.object("v1"), NewScheduler(Limits{}, nil))
+		for i := range int64(10) {
+			block.Prefetch(r, block.Range{Off: i << 40, Len: f.size})
+			synctest.Wait()
+		}
+		if n := r.Stats().InFlight; n < 64 || n > maxHints {
+			t.Errorf("%d blocks wait", n)
+		}
+		mustClose(t, r, c)
+	})
+}

@@ -29,9 +29,12 @@ type Object struct {
 	// Zero reports whether block n is known to be zeros, which holds for good; nil:
 	// none is. It may have to ask the origin.
 	Zero func(ctx context.Context, n int64) (bool, error)
-	// Home returns the key under which block n is kept, where another version of
-	// the same size has the same block; nil: Key. It may have to ask the origin.
+	// Home returns the key under which block n is kept, where another version has
+	// the same block; nil: Key. It may have to ask the origin.
 	Home func(ctx context.Context, n int64) (string, error)
+	// HomeSize returns the size in bytes of the version that a key of Home's names;
+	// nil, or 0: that of this one. Versions of a disk that has grown differ in it.
+	HomeSize func(key string) int64
 	// Next returns the first block from the given one on that isn't known to be
 	// zeros; ok is false when there is none. nil: all may be data.
 	Next func(ctx context.Context, from int64) (n int64, ok bool, err error)
@@ -114,6 +117,7 @@ func (c *Cache) put(o *object) error {
 	}
 	c.mu.Unlock()
 	if last {
+		c.kept.drop(o)
 		return o.st.Close()
 	}
 	return nil
@@ -135,6 +139,7 @@ type flight struct {
 	n    int64
 	req  request
 	made time.Time
+	hint bool // begun by a hint
 
 	done chan struct{} // closed when buf and err are set
 	over chan struct{} // closed when it is kept, too
@@ -173,11 +178,14 @@ func (o *object) fly(r *Reader, n int64, class priority) (f *flight, began bool)
 		o.mu.Unlock()
 		return nil, false
 	}
-	f = &flight{o: o, r: r, n: n, done: make(chan struct{}), over: make(chan struct{}), waiters: 2, made: time.Now()}
+	f = &flight{o: o, r: r, n: n, done: make(chan struct{}), over: make(chan struct{}), waiters: 2, made: time.Now(), hint: class == ahead}
 	f.req = request{class: class, size: o.length(n), owner: r, ctx: r.ctx, run: f.run, end: f.end}
 	o.flights[n] = f
 	o.mu.Unlock()
 	r.flights.Add(1)
+	if f.hint {
+		r.hinting.Add(1)
+	}
 	if class != foreground && o.early.add(n) {
 		o.add(cEarly, 1)
 	}
@@ -251,6 +259,9 @@ func (f *flight) end(err error) {
 	}
 	close(f.over)
 	f.o.add(cInFlight, -1)
+	if f.hint {
+		f.r.hinting.Add(-1)
+	}
 	f.leave()
 	f.r.flights.Done()
 }

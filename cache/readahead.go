@@ -13,8 +13,9 @@ const (
 	// follows on the disk is read ahead: metadata that lie close together are no
 	// stream.
 	streamAfter = 384 << 10
-	// maxHints bounds the blocks that wait to be asked for ahead of a reader. What
-	// goes beyond is a hint that came too early.
+	// maxHints bounds the blocks that wait to be asked for ahead of a reader, and
+	// those that were and are on their way. What goes beyond is a hint that came too
+	// early; an initiator may ask for a whole disk at once.
 	maxHints = 4096
 )
 
@@ -89,31 +90,14 @@ func (r *Reader) Prefetch(ranges []block.Range) bool {
 		if !ok {
 			continue
 		}
-		fresh := false
+		g.Len = min(g.Len, maxHints/2*r.o.BlockSize)
 		for n := g.Off / r.o.BlockSize; n <= (g.Off+g.Len-1)/r.o.BlockSize; n++ {
-			fresh = r.hinted.add(n) || fresh
+			r.hinted.add(n)
 		}
-		if fresh || !r.present(g) {
-			want = append(want, g)
-		}
+		want = append(want, g)
 	}
 	if len(want) > 0 {
 		r.hints.add(r, want...)
-	}
-	return true
-}
-
-// present reports whether a short range is present; a long one is looked through
-// by the goroutine that begins flights.
-func (r *Reader) present(g block.Range) bool {
-	first, last := g.Off/r.o.BlockSize, (g.Off+g.Len-1)/r.o.BlockSize
-	if last-first > 4 {
-		return false
-	}
-	for n := first; n <= last; n++ {
-		if !r.own.has(n) { // where else it may be is not asked here, which could take its time
-			return false
-		}
 	}
 	return true
 }
@@ -134,6 +118,9 @@ func (r *Reader) hintLoop() {
 			for n := g.Off / r.o.BlockSize; n <= (g.Off+g.Len-1)/r.o.BlockSize; n++ {
 				if r.ctx.Err() != nil {
 					return
+				}
+				if r.hinting.Load() >= maxHints {
+					break
 				}
 				r.fetchEarly(n, ahead, nil)
 			}

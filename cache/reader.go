@@ -35,7 +35,8 @@ type Reader struct {
 	hinted  *bitmap // blocks that somebody above knows to ask for in time
 	streams streams
 	hints   hints
-	begun   atomic.Bool // something was read: prefetch by the hot map
+	hinting atomic.Int64 // flights begun by hints that haven't ended
+	begun   atomic.Bool  // something was read: prefetch by the hot map
 	paused  pause
 }
 
@@ -126,7 +127,7 @@ func (r *Reader) home(ctx context.Context, n int64) (*object, error) {
 	o := r.homes[key]
 	r.mu.RUnlock()
 	if o != nil {
-		return o, nil
+		return r.homeOf(o, n), nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -134,13 +135,29 @@ func (r *Reader) home(ctx context.Context, n int64) (*object, error) {
 		return nil, ErrClosed
 	}
 	if o := r.homes[key]; o != nil {
-		return o, nil
+		return r.homeOf(o, n), nil
 	}
-	o, err = r.c.object(objectID{key, r.o.Size, r.o.BlockSize})
-	if err == nil {
-		r.homes[key] = o
+	size := r.o.Size
+	if r.o.HomeSize != nil {
+		if s := r.o.HomeSize(key); s > 0 {
+			size = s
+		}
 	}
-	return o, err
+	o, err = r.c.object(objectID{key, size, r.o.BlockSize})
+	if err != nil {
+		return nil, err
+	}
+	r.homes[key] = o
+	return r.homeOf(o, n), nil
+}
+
+// homeOf returns o, or the Reader's own object where o can't have the same block n:
+// it lies past its end, or has another length there.
+func (r *Reader) homeOf(o *object, n int64) *object {
+	if n < o.st.Blocks() && o.length(n) == r.o.length(n) {
+		return o
+	}
+	return r.own
 }
 
 func (r *Reader) zero(ctx context.Context, n int64) (bool, error) {
@@ -317,10 +334,14 @@ func (r *Reader) Extent(ctx context.Context, off, n int64) (block.Extent, error)
 	}
 	if b, ok := o.st.Get(num); ok {
 		e := block.Extent{Len: part, File: b.File, Off: b.Off + in, Stamp: b.ID}
-		b.Release()
-		if n <= maxMapped {
-			r.touch(o, num, true)
-			r.noteRead(off, part)
+		if n > maxMapped {
+			b.Release() // a map of the whole, not somebody who reads there
+			return e, nil
+		}
+		r.touch(o, num, true)
+		r.noteRead(off, part)
+		if !r.c.kept.keep(o, num, b) {
+			return block.Extent{Len: part}, nil
 		}
 		return e, nil
 	}
@@ -386,3 +407,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
+
+// Blocks returns how many blocks the object has, zeros included.
+func (r *Reader) Blocks() int64 { return r.o.blocks() }

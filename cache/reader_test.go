@@ -250,3 +250,103 @@ func TestSmallBudget(t *testing.T) {
 	readertest.Run(t, r, truth{f})
 	mustClose(t, r, c)
 }
+
+// TestPlaceStays asks for a place and then reads far more than fits: what lies
+// there stays until whoever has asked is surely done with it, and the same answer
+// later means that it has stayed.
+func TestPlaceStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeOrigin{size: 64 << 20, blockSize: 64 << 10}
+		c := openCache(t, t.TempDir(), 4<<20)
+		r := openReader(t, c, f.object("v1"), NewScheduler(Limits{}, nil))
+		want, got := make([]byte, f.blockSize), make([]byte, f.blockSize)
+		pattern(3, want)
+		place := func() block.Extent {
+			if _, err := r.ReadAt(got, 3*f.blockSize); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // it is kept after those who wait have been served
+			e, err := r.Extent(t.Context(), 3*f.blockSize, f.blockSize)
+			if err != nil || e.File == nil {
+				t.Fatalf("%+v, %v", e, err)
+			}
+			return e
+		}
+		first := place()
+		flood := func(from int64) {
+			for n := from; n < from+160; n++ {
+				if n%16 == 0 {
+					time.Sleep(time.Second / 16) // they are written in time
+				}
+				if _, err := r.ReadAt(make([]byte, 10), n*f.blockSize); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		flood(10)
+		flood(200)
+		if _, err := first.File.ReadAt(got, first.Off); err != nil || !bytes.Equal(got, want) {
+			t.Error("evicted right after its place was answered")
+		}
+		time.Sleep(time.Minute)
+		flood(400)
+		flood(600)
+		second := place()
+		if first.SamePlace(second) {
+			t.Error("the same answer for a block that was evicted and fetched again")
+		}
+		if n, again := f.fetches(); again == 0 {
+			t.Errorf("nothing of %d blocks was evicted", n)
+		}
+		mustClose(t, r, c)
+	})
+}
+
+// TestHomeGrown opens the next version of a disk that has grown, first in this
+// process and then alone: what it has in common is kept with the smaller one, but
+// for the block in which that ended.
+func TestHomeGrown(t *testing.T) {
+	f := &fakeOrigin{size: 1<<20 - 1000, blockSize: 64 << 10}
+	g := &fakeOrigin{size: 2 << 20, blockSize: 64 << 10}
+	dir := t.TempDir()
+	o := g.object("tuesday")
+	o.Home = func(context.Context, int64) (string, error) { return "monday", nil }
+	o.HomeSize = func(key string) int64 { return map[string]int64{"monday": f.size}[key] }
+	for round := range 2 {
+		c := openCache(t, dir, 0)
+		s := NewScheduler(Limits{}, nil)
+		var old *Reader
+		if round == 0 {
+			old = openReader(t, c, f.object("monday"), s)
+			if _, err := old.ReadAt(make([]byte, f.size), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := openReader(t, c, o, s)
+		readertest.Run(t, r, truth{g})
+		if n, again := g.fetches(); n != 17 || again != 0 {
+			t.Errorf("round %d: %d fetches, %d again; 15 of 32 blocks are in common", round, n, again)
+		}
+		mustClose(t, r)
+		if old != nil {
+			mustClose(t, old)
+		}
+		mustClose(t, c)
+	}
+}
+
+// TestBlobs keeps small values from one run to the next.
+func TestBlobs(t *testing.T) {
+	dir := t.TempDir()
+	c := openCache(t, dir, 0)
+	if v, ok := c.Blobs().Get("map/snap-1"); ok {
+		t.Errorf("a value %q that nobody has set", v)
+	}
+	c.Blobs().Set("map/snap-1", []byte("which blocks"))
+	mustClose(t, c)
+	c = openCache(t, dir, 0)
+	if v, ok := c.Blobs().Get("map/snap-1"); !ok || string(v) != "which blocks" {
+		t.Errorf("%q, %v", v, ok)
+	}
+	mustClose(t, c)
+}

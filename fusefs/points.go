@@ -212,10 +212,12 @@ func (c *catalogue) drop(s *slot) {
 }
 
 func newest(order []*slot) *slot {
-	if len(order) == 0 {
-		return nil
+	for _, s := range slices.Backward(order) {
+		if !s.point.Secondary {
+			return s
+		}
 	}
-	return order[len(order)-1]
+	return nil
 }
 
 // slot returns the slot of that number, nil when there is none.

@@ -28,7 +28,7 @@ func (c *conn) readNow(t *task) bool {
 		c.pushData(t, &buffer{b: zeros[:n], class: -1}, 0, true)
 		return true
 	}
-	if n >= minSplice && c.canSplice(n) && resident(e, n) {
+	if n >= minSplice && c.canSplice(n) && pipeable(e) && resident(e, n) {
 		if p := c.srv.pipes.get(); p != nil {
 			if p.fits(e.Off, int(n)) && p.fill(e.File, e.Off, int(n)) == nil {
 				if l.holds(t.job.ReadOff, n, e) {
@@ -56,6 +56,11 @@ func resident(e block.Extent, n int64) bool {
 	var b [1]byte
 	return readCached(e.File, b[:], e.Off) == 1 && readCached(e.File, b[:], e.Off+n-1) == 1
 }
+
+// pipeable reports whether the bytes of e may be sent from a pipe. Those of a cache
+// may not: a block that is evicted while its pages wait in the pipe, or in the
+// socket for a slow initiator's acknowledgement, would be sent as zeros.
+func pipeable(e block.Extent) bool { return e.Stamp == 0 }
 
 // canSplice: data digests have to see the bytes, and padding has no place in a pipe.
 func (c *conn) canSplice(n int64) bool {
@@ -91,7 +96,7 @@ func (t *task) readChunk(off, n int64, last bool) bool {
 			l.learn(t.ctx, at)
 			e, what = l.lookup(at, n)
 		}
-		if what == inPlace && e.File != nil && n >= minSplice && c.canSplice(n) {
+		if what == inPlace && e.File != nil && n >= minSplice && c.canSplice(n) && pipeable(e) {
 			if p := c.srv.pipes.get(); p != nil {
 				if p.fits(e.Off, int(n)) && p.fill(e.File, e.Off, int(n)) == nil {
 					if l.holds(at, n, e) {

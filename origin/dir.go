@@ -17,6 +17,7 @@ import (
 type Dir struct {
 	root *os.Root
 	path string
+	fast *beneathFD // nil: root alone finds files
 }
 
 // OpenDir opens the folder at path, which may itself be a symbolic link.
@@ -29,7 +30,7 @@ func OpenDir(path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dir{root: root, path: abs}, nil
+	return &Dir{root: root, path: abs, fast: newBeneathFD(root)}, nil
 }
 
 // Path implements Folder: the folder's absolute path.
@@ -39,7 +40,10 @@ func (d *Dir) Path() string { return d.path }
 func (d *Dir) Local() bool { return true }
 
 // Close closes the folder; files opened from it stay open.
-func (d *Dir) Close() error { return d.root.Close() }
+func (d *Dir) Close() error {
+	d.fast.close()
+	return d.root.Close()
+}
 
 // Walk implements Folder. Symbolic links to files are visited as files where they
 // stay inside; links to folders are not followed.
@@ -56,11 +60,14 @@ func (d *Dir) Stat(_ context.Context, name string) (Entry, error) {
 	if !fi.Mode().IsRegular() {
 		return Entry{}, fmt.Errorf("%s: %w", name, ErrNotRegular)
 	}
-	return Entry{Name: path.Clean(name), ModTime: fi.ModTime(), Version: versionOf(fi)}, nil
+	return Entry{Name: path.Clean(name), ModTime: fi.ModTime(), Version: versionOf(fi), Allocated: allocatedOf(fi)}, nil
 }
 
 // Lstat implements Folder.
 func (d *Dir) Lstat(_ context.Context, name string) (Info, error) {
+	if info, ok, err := d.fast.lstat(name); ok {
+		return info, err
+	}
 	fi, err := d.root.Lstat(filepath.FromSlash(name))
 	if errors.Is(err, syscall.ENAMETOOLONG) {
 		err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
@@ -94,6 +101,9 @@ func (d *Dir) ReadLink(_ context.Context, name string) (string, error) {
 
 // Open implements Folder.
 func (d *Dir) Open(_ context.Context, name string) (File, error) {
+	if f, ok, err := d.fast.open(name); ok {
+		return f, err
+	}
 	f, err := d.root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|openFlags, 0)
 	if err != nil {
 		return nil, err

@@ -91,6 +91,9 @@ type Entry struct {
 	Name    string // slash-separated, relative to the Dir's root
 	ModTime time.Time
 	Version Version
+	// Allocated is what the file takes of the host's disk, bytes; 0 where that isn't
+	// known.
+	Allocated int64
 }
 
 // XattrReader is a Folder that can read extended attributes, of symbolic links

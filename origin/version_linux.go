@@ -5,9 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // openFlags keeps an open from blocking on a FIFO that took a file's place
@@ -22,19 +19,22 @@ func versionOf(fi fs.FileInfo) Version {
 	return v
 }
 
+// allocatedOf returns Entry.Allocated.
+func allocatedOf(fi fs.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return 0
+}
+
 // versionOfFile is versionOf for an open file, without the allocations of
 // os.File.Stat: it is asked at every read.
 func versionOfFile(f *os.File) (Version, error) {
-	var st syscall.Stat_t
-	for {
-		switch err := syscall.Fstat(int(f.Fd()), &st); err {
-		case nil:
-			return Version{Dev: st.Dev, Ino: st.Ino, Size: st.Size, Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano()}, nil
-		case syscall.EINTR:
-		default:
-			return Version{}, os.NewSyscallError("fstat", err)
-		}
+	st, err := fstat(int(f.Fd()))
+	if err != nil {
+		return Version{}, os.NewSyscallError("fstat", err)
 	}
+	return versionOfStat(&st), nil
 }
 
 // openDirFlags makes an open fail on what is no directory.
@@ -46,9 +46,5 @@ func infoOf(fi fs.FileInfo) (Info, error) {
 	if !ok {
 		return Info{}, fmt.Errorf("%s: no stat of it", fi.Name())
 	}
-	return Info{
-		Version: versionOf(fi), Mode: st.Mode, Nlink: uint32(st.Nlink), UID: st.Uid, GID: st.Gid,
-		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), Blocks: st.Blocks,
-		Atime: time.Unix(st.Atim.Unix()), Mtime: time.Unix(st.Mtim.Unix()), Ctime: time.Unix(st.Ctim.Unix()),
-	}, nil
+	return infoOfStat(st), nil
 }

@@ -18,16 +18,16 @@ import (
 // like: a guest may write the header of any container into its raw disk, and that
 // container may name any other file as its own parent.
 type names struct {
-	files map[string]*imageFile // all files of the source
-	root  string
+	files  map[string]*imageFile   // all files of the source
+	inside func(abs string) string // turns a path on the host into a name
 	// adopted are files that are no image by their content, and raw disks by the
 	// word of a child.
 	adopted []*imageFile
 	views   map[string]*imageFile // files of another format, seen as raw
 }
 
-func newNames(images, others []*imageFile, root string) *names {
-	n := &names{files: make(map[string]*imageFile, len(images)+len(others)), root: root, views: make(map[string]*imageFile)}
+func newNames(images, others []*imageFile, inside func(string) string) *names {
+	n := &names{files: make(map[string]*imageFile, len(images)+len(others)), inside: inside, views: make(map[string]*imageFile)}
 	for _, f := range others {
 		n.files[f.name] = f
 	}
@@ -79,10 +79,7 @@ func (n *names) find(f *imageFile) *imageFile {
 	for _, name := range []string{stored, strings.ReplaceAll(stored, `\`, "/")} {
 		whole := path.Join(dir, name)
 		if path.IsAbs(name) {
-			rel, ok := strings.CutPrefix(path.Clean(name), strings.TrimSuffix(n.root, "/")+"/")
-			if whole = rel; !ok {
-				whole = ""
-			}
+			whole = n.inside(name)
 		}
 		for _, try := range []string{whole, path.Join(dir, path.Base(name))} {
 			if p := n.files[try]; p != nil && p != f {

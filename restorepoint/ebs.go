@@ -2,12 +2,11 @@ package restorepoint
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	"yester/cache"
-	"yester/cache/store"
 	"yester/imageformats"
 	"yester/imageformats/ebs"
 )
@@ -31,6 +30,7 @@ type snapshotSource struct {
 	sched  *cache.Scheduler
 	query  ebs.Query
 	rates  ebs.Rates
+	window time.Duration // how far apart the snapshots of one point may begin
 }
 
 // ebsPerSecond is how many blocks are asked for a second at most: AWS allows 1,000
@@ -44,17 +44,20 @@ func (s *Source) connectEBS(ctx context.Context, query ebs.Query) error {
 		return err
 	}
 	n := &snapshotSource{
-		cache: c, query: query, rates: s.opt.EBS.Rates,
+		cache: c, query: query, rates: s.opt.EBS.Rates, window: s.opt.GroupWindow,
 		sched: cache.NewScheduler(cache.Limits{
 			Interactive: ebs.InteractiveInFlight, Bulk: ebs.BulkInFlight, PerSecond: ebsPerSecond,
 		}, nil), // the client tries again by itself what is throttled
+	}
+	if n.window == 0 {
+		n.window = DefaultGroupWindow
 	}
 	if n.rates == (ebs.Rates{}) {
 		n.rates = ebs.DefaultRates
 	}
 	n.client, err = ebs.New(ctx, ebs.Config{
 		Region: query.Region, Profile: query.Profile, Rates: s.opt.EBS.Rates, MaxCost: s.opt.EBS.MaxCost,
-		Blobs: blobs{c.Store()}, Logger: s.opt.Logger, Throttled: func(string) { n.sched.Throttled() },
+		Blobs: c.Blobs(), Logger: s.opt.Logger, Throttled: func(string) { n.sched.Throttled() },
 	})
 	if err != nil {
 		return err
@@ -62,18 +65,6 @@ func (s *Source) connectEBS(ctx context.Context, query ebs.Query) error {
 	s.snapshots = n
 	return nil
 }
-
-// blobs keeps what the client knows of snapshots in the cache.
-type blobs struct{ *store.Store }
-
-// Get implements ebs.Blobs.
-func (b blobs) Get(key string) ([]byte, bool) {
-	v, err := b.Blob(key)
-	return v, err == nil
-}
-
-// Set implements ebs.Blobs. What can't be kept is listed again.
-func (b blobs) Set(key string, value []byte) { b.SetBlob(key, value) } //nolint:errcheck
 
 func (n *snapshotSource) close() error { return n.client.Close() }
 
@@ -85,14 +76,14 @@ func (n *snapshotSource) list(ctx context.Context) (*Catalogue, error) {
 	}
 	machine := n.machine(snapshots)
 	var points []Point
-	for _, ep := range ebs.Points(snapshots, ebs.DefaultWindow) {
+	for _, ep := range ebs.Points(snapshots, n.window) {
 		p := Point{Machine: machine, Time: ep.Time.UTC(), TimeFrom: FromCatalogue, Kind: KindDisks, Layout: LayoutEBS}
 		var keys []string
 		for _, snap := range ep.Snapshots {
 			p.Disks = append(p.Disks, n.disk(snap))
 			keys = append(keys, n.client.Key(snap.ID), snap.State)
 			if err := snap.Problem(); err != nil && p.Problem == "" {
-				p.Problem = err.Error()
+				p.Problem, p.problem = err.Error(), err
 			}
 		}
 		p.key = strings.Join(keys, " ") + p.Problem
@@ -156,15 +147,9 @@ func (n *snapshotSource) open(snap *ebs.Snapshot) (*snapshotImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A disk that has grown is kept apart from what it was: a key has one size.
-	key := func(k string) string { return fmt.Sprintf("%s %d", k, d.Size()) }
 	r, err := n.cache.Open(cache.Object{
-		Key: key(d.Key()), Lineage: n.client.Key(snap.Lineage()), Size: d.Size(), BlockSize: ebs.BlockSize,
-		Fetch: d.Fetch, Zero: d.Zero, Next: d.Next,
-		Home: func(ctx context.Context, b int64) (string, error) {
-			home, err := d.Home(ctx, b)
-			return key(home), err
-		},
+		Key: d.Key(), Lineage: n.client.Key(snap.Lineage()), Size: d.Size(), BlockSize: ebs.BlockSize,
+		Fetch: d.Fetch, Zero: d.Zero, Next: d.Next, Home: d.Home, HomeSize: d.HomeSize,
 	}, n.sched)
 	if err != nil {
 		d.Close()

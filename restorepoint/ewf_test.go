@@ -46,6 +46,10 @@ func TestSegments(t *testing.T) {
 			t.Errorf("MD5 %x, want %x", m, sum)
 		}
 	}
+	res, err := src.Verify(context.Background(), c.Points, VerifyOptions{Report: func(f Fault) { t.Error(f.Path, f.Err) }})
+	if err != nil || res.Disks != 1 || res.DiskBytes != int64(len(data)) {
+		t.Errorf("verified: %+v, %v", res, err)
+	}
 	// The last one gone: nothing but the segment before it can tell.
 	third, err := os.ReadFile(s.path("web01-2026-11-20.E03"))
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"yester/imageformats/vmdk"
 	"yester/volume"
 	"yester/volume/gpt"
+	"yester/volume/lvm"
 	"yester/volume/mbr"
 )
 
@@ -34,5 +35,6 @@ var (
 		dated.Folders,
 	}
 	schemes     = []volume.Scheme{gpt.Scheme, mbr.Scheme}
+	assemblies  = []volume.Assembly{lvm.Assembly}
 	filesystems = []guestfs.Format{ext4.Format}
 )

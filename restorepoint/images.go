@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"yester/guestfs"
 	"yester/imageformats"
 )
 
@@ -96,6 +97,7 @@ func (s *Source) openImage(ctx context.Context, f *imageFile, snapshot string, p
 		Name:               f.name,
 		Files:              extents,
 		Snapshot:           snapshot,
+		IgnoreLog:          s.opt.Replay == guestfs.ReplayOff,
 		AllowChangedParent: s.opt.AllowChangedParent,
 		Logger:             s.opt.Logger.With("file", f.name),
 	}

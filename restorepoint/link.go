@@ -12,11 +12,11 @@ import (
 
 // link finds the parent of every differencing image among images, and marks
 // those whose parent is missing, or whose chain is a loop. others are the files
-// that are no image by their content, and root is where the source lies on the
-// host. allowChanged takes a parent by its name where its id has changed. It
-// returns images together with those of others that an image says to be its raw
-// parent.
-func link(images, others []*imageFile, root string, allowChanged bool) []*imageFile {
+// that are no image by their content; inside turns a path on the host into the name
+// of a file that may be among these, or nothing. allowChanged takes a parent by its
+// name where its id has changed. It returns images together with those of others
+// that an image says to be its raw parent.
+func link(images, others []*imageFile, inside func(string) string, allowChanged bool) []*imageFile {
 	byName := make(map[string]*imageFile, len(images))
 	byID := make(map[string][]*imageFile)
 	for _, f := range images {
@@ -25,7 +25,7 @@ func link(images, others []*imageFile, root string, allowChanged bool) []*imageF
 			byID[f.info.ID] = append(byID[f.info.ID], f)
 		}
 	}
-	n := newNames(images, others, root)
+	n := newNames(images, others, inside)
 	for _, f := range images {
 		switch want := f.info.Parent; {
 		case want == nil || f.problem != nil:
@@ -122,7 +122,7 @@ func findParent(f *imageFile, byName map[string]*imageFile, byID map[string][]*i
 		return same[0], nil
 	case len(same) > 1:
 		return nil, fmt.Errorf("%s: its parent %s (id %s) is in the source more than once (%s, %s): %w",
-			f.name, parentName(want), want.ID, same[0].name, same[1].name, ondisk.ErrCorrupt)
+			f.name, parentName(want), same[0].info.ID, same[0].name, same[1].name, ondisk.ErrCorrupt)
 	}
 	if wrong != nil {
 		return nil, fmt.Errorf("%s: its parent has id %s, but %s has id %s: %w",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"yester/guestfs"
 	"yester/guestfs/guestview"
@@ -38,18 +37,6 @@ type OpenedDisk struct {
 	opt   volume.Options
 }
 
-// OpenedVolume is something a filesystem can lie on.
-type OpenedVolume struct {
-	// Name is unique within the point: "p1", or "data-p1" where the point has
-	// several disks.
-	Name string
-	Disk *OpenedDisk
-	volume.Volume
-
-	tree lazy[guestfs.Tree]
-	opt  guestfs.Options
-}
-
 // OpenPoint opens the disks of p, with all the images that they are made of.
 func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
 	o := &Opened{Point: p, src: s}
@@ -61,8 +48,8 @@ func (s *Source) OpenPoint(ctx context.Context, p Point) (*Opened, error) {
 		o.Tree = tree
 		return o, nil
 	}
-	if p.Problem != "" {
-		return nil, &pointError{point: &p, err: p.problem()}
+	if p.problem != nil {
+		return nil, &pointError{point: &p, err: p.problem}
 	}
 	for _, d := range p.Disks {
 		img, err := o.openDisk(ctx, &d)
@@ -95,19 +82,6 @@ func (o *Opened) openDisk(ctx context.Context, d *Disk) (block.Reader, error) {
 	}
 	o.images = append(o.images, img)
 	return img.Image, nil
-}
-
-// problem returns the cause of p.Problem.
-func (p *Point) problem() error {
-	for _, d := range p.Disks {
-		if d.image != nil && d.image.problem != nil {
-			return d.image.problem
-		}
-		if d.snap != nil && d.snap.Problem() != nil {
-			return d.snap.Problem()
-		}
-	}
-	return errors.New(p.Problem)
 }
 
 // pointError says which point could not be opened.
@@ -177,70 +151,6 @@ func (d *OpenedDisk) Table(ctx context.Context) (*volume.Table, error) {
 	})
 }
 
-// volumeSet is what the partition tables of a point's disks gave.
-type volumeSet struct {
-	volumes []*OpenedVolume
-	damage  error // the disks whose table can't be read
-}
-
-// Volumes returns the volumes of all disks. Disks whose partition table is
-// damaged are left out; the error then says so, beside the volumes of the others.
-func (o *Opened) Volumes(ctx context.Context) ([]*OpenedVolume, error) {
-	set, err := o.volumes.get(ctx, func(ctx context.Context) (volumeSet, error) {
-		var set volumeSet
-		for _, d := range o.Disks {
-			t, err := d.Table(ctx)
-			if err != nil {
-				if len(o.Disks) == 1 || ctx.Err() != nil {
-					return set, err
-				}
-				set.damage = errors.Join(set.damage, err)
-				continue
-			}
-			for _, v := range t.Volumes {
-				name := v.Name
-				if len(o.Disks) > 1 {
-					name = d.Name + "-" + name
-				}
-				set.volumes = append(set.volumes, &OpenedVolume{Name: name, Disk: d, Volume: v, opt: guestfs.Options{
-					Replay: o.src.opt.Replay,
-					Logger: o.src.opt.Logger.With("point", o.Point.ID, "volume", name),
-				}})
-			}
-		}
-		return set, nil
-	})
-	return set.volumes, errors.Join(err, set.damage)
-}
-
-// Volume returns the volume of that name.
-func (o *Opened) Volume(ctx context.Context, name string) (*OpenedVolume, error) {
-	vols, err := o.Volumes(ctx)
-	var names []string
-	for _, v := range vols {
-		if v.Name == name {
-			return v, nil
-		}
-		names = append(names, v.Name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return nil, notFoundf("volume %q (there are %q)", name, names)
-}
-
-// Tree returns the filesystem on the volume; an error matching ondisk.ErrFormat
-// when there is none that yester knows.
-func (v *OpenedVolume) Tree(ctx context.Context) (guestfs.Tree, error) {
-	return v.tree.get(ctx, func(ctx context.Context) (guestfs.Tree, error) {
-		t, err := guestfs.Open(ctx, v.Reader, v.opt, filesystems...)
-		if err != nil {
-			return nil, fmt.Errorf("volume %s: %w", v.Name, err)
-		}
-		return t, nil
-	})
-}
-
 // GuestView returns the point's volumes put together as the guest's own system
 // mounted them; an error matching guestview.ErrNoRoot when none looks like a
 // system's root.
@@ -287,13 +197,4 @@ func (o *Opened) check(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// member says what the guest view needs to know of a volume.
-func (o *Opened) member(v *OpenedVolume, tree guestfs.Tree) guestview.Member {
-	return guestview.Member{
-		Name: v.Name, Tree: tree,
-		Disk: slices.Index(o.Disks, v.Disk), Number: v.Number,
-		PartUUID: v.ID, PartLabel: v.Label,
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"yester/imageformats"
 	"yester/imageformats/ebs"
 	"yester/origin"
+	"yester/restorepoint/layout"
 )
 
 // TimeFrom says where a point's time was found, in the order of precedence.
@@ -26,9 +27,8 @@ const (
 	FromMtime  TimeFrom = "mtime"  // the file's modification time
 	// FromCatalogue: what the backup itself keeps in its own catalogue or names.
 	FromCatalogue TimeFrom = "catalogue"
-
-	// FromSnapshot: the time that an image notes of a snapshot inside it, which
-	// comes before all others.
+	// FromSnapshot: the time noted of a snapshot, by the image that it is inside of
+	// or in the machine's configuration, which comes before all others.
 	FromSnapshot TimeFrom = "snapshot"
 )
 
@@ -39,6 +39,30 @@ type Kind string
 const (
 	KindDisks Kind = "disks" // virtual disks of a machine
 	KindTree  Kind = "tree"  // a directory tree
+)
+
+// Consistency says what state a point's disks were in.
+type Consistency string
+
+// The states of a machine's disks; empty where nothing is known. Only Clean and
+// Quiesced ones need no recovery by the guest.
+const (
+	Clean           Consistency = "clean"            // the machine was off
+	Quiesced        Consistency = "quiesced"         // the guest had written everything out
+	CrashConsistent Consistency = "crash-consistent" // as if the power had been cut
+	Running         Consistency = "running"          // a running machine's own disks: they may be written to
+)
+
+// Layouts of disks; those of trees are called by their format.
+const (
+	LayoutFolder        = "folder"                // images that lie in folders in no known order
+	LayoutDescribed     = "described"             // by Options.Layout
+	LayoutStorage       = "storage-snapshot"      // the same in a storage system's snapshots
+	LayoutVMware        = "vmware"                // .vmx, .vmsd
+	LayoutWindowsBackup = "windows-server-backup" // WindowsImageBackup
+	LayoutHyperV        = "hyper-v"               // .vmcx, .xml
+	LayoutProxmox       = "proxmox"               // vm-<VMID>-disk-<N>
+	LayoutLibvirt       = "libvirt"               // a domain's .xml
 )
 
 // Point is one restore point: a machine's state at one time. Listing it has read
@@ -53,17 +77,27 @@ type Point struct {
 	TimeFrom TimeFrom  `json:"time_from"`
 	Kind     Kind      `json:"kind"`
 	// Layout says what has written the point, by the layout in which it was found:
-	// "folder" for images that lie in folders in no known order, "rdiff-backup", …
+	// one of the Layout constants, "rdiff-backup", …
 	Layout string `json:"layout"`
-	// Name is the point's own name where it has one ("daily.3"); else empty.
-	Name  string `json:"name,omitempty"`
-	Disks []Disk `json:"disks,omitempty"` // of KindDisks
+	// Name is the point's own name where it has one ("daily.3", a snapshot's); else
+	// empty.
+	Name string `json:"name,omitempty"`
+	// Provenance says in words what has made the point: product, job, snapshot.
+	Provenance  string      `json:"provenance,omitempty"`
+	Consistency Consistency `json:"consistency,omitempty"`
+	// Secondary: another point shows the same moment better, so that this one is
+	// opened by its ID only.
+	Secondary bool `json:"secondary,omitempty"`
+	// Notes are for whoever looks closer.
+	Notes []string `json:"notes,omitempty"`
+	Disks []Disk   `json:"disks,omitempty"` // of KindDisks
 	// Problem says why the point can't be opened (its parent is missing, …);
 	// empty when nothing is known against it.
 	Problem string `json:"problem,omitempty"`
 
-	tree treePoint // of KindTree
-	key  string    // identifies the files and their versions: changes when one changes
+	tree    treePoint // of KindTree
+	problem error     // of Problem, of KindDisks
+	key     string    // identifies the files and their versions: changes when one changes
 }
 
 // Key identifies the point's content: two listings that give the same key speak
@@ -77,7 +111,10 @@ type Disk struct {
 	// Files lists the container's files from the point's own to the base of its
 	// chain, relative to the source.
 	Files []string `json:"files"`
-	Bytes int64    `json:"bytes"` // host bytes of Files[0], with all its parts
+	Bytes int64    `json:"bytes"` // length on the host of Files[0], with all its parts
+	// Allocated is what these take of the host's disk, bytes; 0 where that isn't
+	// known.
+	Allocated int64 `json:"allocated,omitempty"`
 	// Snapshot is the ID of the snapshot inside Files[0] that the disk is the state
 	// of, the only one in Info.Snapshots then; empty for the image's active state.
 	Snapshot string `json:"snapshot,omitempty"`
@@ -85,6 +122,24 @@ type Disk struct {
 	// What the disk is made of: one of the two.
 	image *imageFile
 	snap  *ebs.Snapshot
+}
+
+// ChainImage is one of the images that a disk is made of.
+type ChainImage struct {
+	Name  string // of its file, relative to the source
+	Bytes int64  // length on the host, with all its parts
+	Info  imageformats.Info
+}
+
+// Chain returns the images that d is made of, as Files names them.
+func (d *Disk) Chain() (chain []ChainImage) {
+	if d.image == nil {
+		return []ChainImage{{d.Files[0], d.Bytes, d.Info}}
+	}
+	for _, f := range d.image.chain() {
+		chain = append(chain, ChainImage{f.name, f.bytes(), f.info})
+	}
+	return chain
 }
 
 // Options tell how a source's points are found and opened.
@@ -95,6 +150,12 @@ type Options struct {
 	AllowChangedParent bool
 	// Location is the zone in which dates in file names are read; nil: local.
 	Location *time.Location
+	// Layout tells machine, disk and time from the paths of images; nil: they are
+	// recognised.
+	Layout *layout.Template
+	// GroupWindow is how far apart the times of a machine's disks may lie in one
+	// point; 0: DefaultGroupWindow, negative: not at all.
+	GroupWindow time.Duration
 	// Spool keeps bytes that are dear to make; nil: in temporary files.
 	Spool imageformats.Spooler
 	// Cache returns the cache that is laid over what lies far away, opened when it
@@ -110,9 +171,6 @@ type Options struct {
 	// Logger receives warnings; nil discards them.
 	Logger *slog.Logger
 }
-
-// LayoutFolder is the Layout of images that lie in folders in no known order.
-const LayoutFolder = "folder"
 
 // ErrNotFound is matched by every "no such point, machine, disk or volume".
 var ErrNotFound = errors.New("not found")

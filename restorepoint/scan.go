@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,6 +21,7 @@ import (
 	"yester/internal/block"
 	"yester/internal/ondisk"
 	"yester/origin"
+	"yester/restorepoint/layout"
 )
 
 // imageFile is a container found in the source: one file, or the parts of one.
@@ -27,6 +31,7 @@ type imageFile struct {
 	format imageformats.Format
 	info   imageformats.Info
 	err    error // why it is no image by its content
+	scope  *scope
 
 	// extents are the further files that the format puts together itself: those
 	// that info.Files names, in its order, or an EWF set's further segments. Some
@@ -81,12 +86,29 @@ func (f *imageFile) chain() []*imageFile {
 	return c
 }
 
+// allocated returns what the file takes of the host's disk, with all its parts; 0
+// where that isn't known.
+func (f *imageFile) allocated() (n int64) {
+	for _, p := range f.hostFiles() {
+		n += p.Allocated
+	}
+	return n
+}
+
 // probed is what probing found in one version of a file.
 type probed struct {
-	version origin.Version // of the first part
-	format  imageformats.Format
-	info    imageformats.Info
-	err     error
+	versions []origin.Version // of all parts
+	format   imageformats.Format
+	info     imageformats.Info
+	err      error
+}
+
+func (f *imageFile) versions() []origin.Version {
+	v := make([]origin.Version, len(f.parts))
+	for i, p := range f.parts {
+		v[i] = p.Version
+	}
+	return v
 }
 
 // Ignored is a file of the source that became no restore point.
@@ -103,69 +125,171 @@ type Ignored struct {
 // what costs is the latency of network filesystems.
 const probeParallel = 16
 
-// scan finds the containers of the source, and the other files, which have err
-// set and are in ignored as well. What was probed before and hasn't changed is
-// not read again.
-func (s *Source) scan(ctx context.Context) (images, others []*imageFile, ignored []Ignored, err error) {
-	files, byName, ignored, err := s.list(ctx)
+// finding is what a scan has found.
+type finding struct {
+	scopes  []*scope
+	images  map[*scope][]*imageFile
+	others  map[*scope][]*imageFile // files that are no image; err says why
+	ignored []Ignored
+}
+
+// scan finds the containers of the source, and the other files. What was probed
+// before and hasn't changed is not read again.
+func (s *Source) scan(ctx context.Context) (*finding, error) {
+	files, scopes, ignored, err := s.list(ctx)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	results := make([]probed, len(files))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(probeParallel)
 	for i, f := range files {
-		if p, ok := s.probed[f.name]; ok && p.version == f.parts[0].Version && len(f.parts) == 1 {
+		versions := f.versions()
+		if p, ok := s.probed[f.name]; ok && slices.Equal(p.versions, versions) {
 			results[i] = p
 			continue
 		}
+		results[i].versions = versions
+		if err := notProbed(f.name); err != nil {
+			results[i].err = err
+			continue
+		}
 		g.Go(func() error {
-			p := probed{version: f.parts[0].Version}
+			p := &results[i]
 			p.format, p.info, p.err = s.probe(gctx, f)
-			results[i] = p
 			return gctx.Err()
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	s.probed = make(map[string]probed, len(files))
+	found := &finding{scopes: scopes, images: make(map[*scope][]*imageFile), others: make(map[*scope][]*imageFile), ignored: ignored}
 	for i, f := range files {
 		p := results[i]
 		s.probed[f.name] = p
 		if p.err != nil {
-			ignored = append(ignored, Ignored{Name: f.name, Reason: p.err.Error(), Damaged: !errors.Is(p.err, ondisk.ErrFormat), Err: p.err})
+			found.ignored = append(found.ignored, Ignored{Name: f.name, Reason: p.err.Error(), Damaged: !errors.Is(p.err, ondisk.ErrFormat), Err: p.err})
 			f.err = p.err
-			others = append(others, f)
+			found.others[f.scope] = append(found.others[f.scope], f)
 			continue
 		}
 		f.format, f.info = p.format, p.info
-		images = append(images, f)
+		found.images[f.scope] = append(found.images[f.scope], f)
 	}
-	images, ignored = gather(images, ignored, byName)
-	return images, others, ignored, nil
+	return found, nil
 }
 
-// list returns the files that may be containers, parts put together, and all files
-// by name.
-func (s *Source) list(ctx context.Context) (files []*imageFile, byName map[string]origin.Entry, ignored []Ignored, err error) {
-	byName = make(map[string]origin.Entry)
-	var names []string
-	var enter func(dir string) bool
-	if s.only == "" {
-		if enter = s.enter(ctx); !enter(".") {
-			return nil, nil, nil, nil
+// link puts the images of a scope together from their files and their parents.
+func (found *finding) link(c *scope, s *Source) []*imageFile {
+	images := found.images[c]
+	images, found.ignored = gather(images, found.ignored, c.files)
+	inside := func(abs string) string {
+		rel, ok := strings.CutPrefix(path.Clean(abs), strings.TrimSuffix(s.dir.Path(), "/")+"/")
+		if !ok {
+			return ""
 		}
+		return c.inside(rel)
 	}
-	err = s.dir.Walk(ctx, enter, func(e origin.Entry) {
-		byName[e.Name] = e
-		names = append(names, e.Name)
-	}, func(name string, err error) {
+	images = link(images, found.others[c], inside, s.opt.AllowChangedParent)
+	known := make(map[string]bool, len(images))
+	for _, f := range images {
+		f.scope = c
+		known[f.name] = true
+	}
+	found.ignored = slices.DeleteFunc(found.ignored, func(i Ignored) bool { return known[i.Name] })
+	return images
+}
+
+// notProbed names files that are no disk images by their names, so that none of
+// their bytes need to be read; nil for all others. What reads them does so by name.
+func notProbed(name string) error {
+	if err := vzdump(name); err != nil {
+		return err
+	}
+	switch ext := strings.ToLower(path.Ext(name)); ext {
+	case ".vmx", ".vmsd", ".vmxf", ".vmsn", ".vmss", ".vmem", ".vswp", ".nvram", ".vmcx", ".vmrs", ".vmgs", ".xml", ".log":
+		return fmt.Errorf("%s file: %w", ext, ondisk.ErrFormat)
+	}
+	return nil
+}
+
+// list returns the files that may be containers, parts put together, and the
+// scopes that they are in.
+func (s *Source) list(ctx context.Context) (files []*imageFile, scopes []*scope, ignored []Ignored, err error) {
+	live := &scope{dir: ".", base: ".", files: make(map[string]origin.Entry)}
+	unreadable := func(name string, err error) {
 		ignored = append(ignored, Ignored{Name: name, Reason: err.Error(), Damaged: true, Err: err})
-	})
+	}
+	walked, err := s.walkLive(ctx, live, unreadable)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("listing %s: %w", s.location, err)
 	}
+	scopes = []*scope{live}
+	if s.only == "" {
+		holders, err := s.holders(ctx, walked)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		for _, h := range holders {
+			of, trees, err := s.snapshotScopes(ctx, h)
+			if err != nil {
+				unreadable(h.dir, err)
+				continue
+			}
+			s.noteSnapshotTrees(h, trees)
+			for _, c := range of {
+				if err := s.walk(ctx, c.dir, 0, func(e origin.Entry) { c.files[e.Name] = e }, unreadable); err != nil {
+					return nil, nil, nil, err
+				}
+			}
+			scopes = append(scopes, of...)
+		}
+	}
+	for _, c := range scopes {
+		of, bad := putTogether(c)
+		files, ignored = append(files, of...), append(ignored, bad...)
+	}
+	return files, scopes, ignored, nil
+}
+
+// walkLive walks what lies in the source now, and returns the folders that it has
+// gone through. A source that is a folder of storage snapshots has nothing else;
+// nor need a volume of plain files be searched for images that its upper folders
+// show no sign of.
+func (s *Source) walkLive(ctx context.Context, live *scope, unreadable func(string, error)) (walked []string, err error) {
+	var enter func(dir string) bool
+	if s.only == "" {
+		s.forgetTrees()
+		if _, own := s.ownHolder(); own {
+			return nil, nil
+		}
+		tree := s.enter(ctx)
+		if s.opt.Layout == nil && !tree(".") {
+			return nil, nil
+		}
+		walked = []string{"."}
+		enter = func(dir string) bool {
+			if layout.IsSnapshotHolder(dir) || s.opt.Layout == nil && !tree(dir) {
+				return false
+			}
+			walked = append(walked, dir)
+			return true
+		}
+		if h, err := s.holders(ctx, walked); err != nil || len(h) > 0 {
+			if images, _ := s.looksLikeImages(ctx, "."); err != nil || !images {
+				return walked, err
+			}
+		}
+	}
+	err = s.dir.Walk(ctx, enter, func(e origin.Entry) { live.files[e.Name] = e }, unreadable)
+	return walked, err
+}
+
+// putTogether makes image files of a scope's files: those that are parts of one
+// become one.
+func putTogether(c *scope) (files []*imageFile, ignored []Ignored) {
+	names := slices.Sorted(maps.Keys(c.files))
 	inParts := make(map[string]bool)
 	group := func(first string, pick func(first string, names []string) ([]string, error)) *imageFile {
 		group, err := pick(first, names)
@@ -174,10 +298,10 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, byName map[strin
 			inParts[first] = true
 			return nil
 		}
-		f := &imageFile{name: first}
+		f := &imageFile{name: first, scope: c}
 		for _, n := range group {
 			inParts[n] = true
-			f.parts = append(f.parts, byName[n])
+			f.parts = append(f.parts, c.files[n])
 		}
 		files = append(files, f)
 		return f
@@ -193,10 +317,10 @@ func (s *Source) list(ctx context.Context) (files []*imageFile, byName map[strin
 	}
 	for _, n := range names {
 		if !inParts[n] {
-			files = append(files, &imageFile{name: n, parts: []origin.Entry{byName[n]}})
+			files = append(files, &imageFile{name: n, parts: []origin.Entry{c.files[n]}, scope: c})
 		}
 	}
-	return files, byName, ignored, nil
+	return files, ignored
 }
 
 // probe reads the headers of f.

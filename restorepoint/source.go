@@ -15,8 +15,8 @@ import (
 	"sync"
 	"time"
 
-	"yester/imageformats"
 	"yester/internal/nametime"
+	"yester/internal/ondisk"
 	"yester/origin"
 )
 
@@ -37,8 +37,10 @@ type Source struct {
 
 	mu     sync.Mutex // serialises listings; guards what follows
 	probed map[string]probed
-	listed time.Time  // when last was made
-	last   *Catalogue // the last listing
+	texts  map[string]parsed // configuration files
+	seen   map[string]bool   // those of texts that the listing in progress has met
+	listed time.Time         // when last was made
+	last   *Catalogue        // the last listing
 
 	images imagePool
 	trees  []treeRoot // guarded by mu
@@ -54,7 +56,7 @@ func Open(location string, opt Options) (*Source, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{location: location, opt: opt}
+	s := &Source{location: location, opt: opt, texts: make(map[string]parsed)}
 	s.images.open = s.openImage
 	if scheme, _, ok := strings.Cut(location, "://"); ok {
 		s.far = true
@@ -120,6 +122,15 @@ type Catalogue struct {
 	Points []Point
 	// Ignored lists the files that became no point.
 	Ignored []Ignored
+	// Warnings tell what is wrong with a repository whose other points are right:
+	// an interrupted session, lost metadata.
+	Warnings []Warning
+}
+
+// Warning is about a folder of the source.
+type Warning struct {
+	Name string `json:"name"` // relative to the source
+	Text string `json:"text"`
 }
 
 // Machines returns the names of the machines, sorted.
@@ -167,33 +178,70 @@ func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
 	if s.snapshots != nil {
 		return s.snapshots.list(ctx)
 	}
-	images, others, ignored, err := s.scan(ctx)
+	found, err := s.scan(ctx)
 	if err != nil {
 		return nil, err
 	}
-	images = link(images, others, s.dir.Path(), s.opt.AllowChangedParent)
-	known := make(map[string]bool, len(images))
-	for _, f := range images {
-		known[f.name] = true
-	}
-	ignored = slices.DeleteFunc(ignored, func(i Ignored) bool { return known[i.Name] })
-	if s.only != "" {
-		if images, err = s.onlyChain(images, ignored); err != nil {
-			return nil, err
+	s.seen = make(map[string]bool)
+	var states []diskState
+	var rest []*imageFile // those of no known layout
+	for _, c := range found.scopes {
+		images := found.link(c, s)
+		if strings.EqualFold(path.Ext(s.only), ".vmx") {
+			states, found.ignored = s.newSurvey(ctx, c, images).onlyMachine(s.only)
+			break
 		}
-		ignored = nil
+		if s.only != "" {
+			if rest, err = s.onlyChain(images, found.ignored); err != nil {
+				return nil, err
+			}
+			found.ignored = nil
+			break
+		}
+		sv := s.newSurvey(ctx, c, images)
+		if s.opt.Layout != nil {
+			sv.described()
+		} else {
+			for _, detect := range detectors {
+				detect(sv)
+			}
+			rest = append(rest, sv.unclaimed()...)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		states = append(states, sv.states...)
+		found.ignored = append(found.ignored, sv.ignored...)
 	}
-	points := s.points(images)
-	if s.only == "" {
-		trees, damaged := s.treePoints(ctx)
+	s.forgetTexts()
+	found.ignored = slices.DeleteFunc(found.ignored, func(i Ignored) bool {
+		t, ok := s.texts[i.Name] // what was read isn't left out
+		return ok && t.err == nil && errors.Is(i.Err, ondisk.ErrFormat)
+	})
+	states = append(states, s.folderStates(rest)...)
+	points := s.assemble(twice(states))
+	var warnings []Warning
+	if s.only == "" && s.opt.Layout == nil {
+		var trees []Point
+		var damaged []Ignored
+		trees, damaged, warnings = s.treePoints(ctx)
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		points = append(points, trees...)
-		ignored = append(ignored, damaged...)
+		found.ignored = append(found.ignored, damaged...)
 	}
 	number(points)
-	return &Catalogue{Points: points, Ignored: ignored}, nil
+	return &Catalogue{Points: points, Ignored: found.ignored, Warnings: warnings}, nil
+}
+
+// forgetTexts drops what is known of configuration files that are gone.
+func (s *Source) forgetTexts() {
+	for name := range s.texts {
+		if !s.seen[name] {
+			delete(s.texts, name)
+		}
+	}
 }
 
 // onlyChain narrows a listing down to the chain of the file that the source is.
@@ -214,32 +262,6 @@ func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile
 		}
 	}
 	return nil, fmt.Errorf("%s: %w", s.location, fs.ErrNotExist)
-}
-
-// points makes a point of every image, and of every snapshot inside one.
-func (s *Source) points(images []*imageFile) []Point {
-	names := s.machineNames(images)
-	times := s.imageTimes(images)
-	var points []Point
-	for _, f := range images {
-		p := Point{Machine: names[f], Kind: KindDisks, Layout: LayoutFolder, Time: times[f].t, TimeFrom: times[f].from}
-		d := Disk{Name: p.Machine, Info: f.info, Bytes: f.bytes(), image: f}
-		for _, a := range f.chain() {
-			d.Files = append(d.Files, a.name)
-		}
-		p.Disks = []Disk{d}
-		f.setKey()
-		p.key = f.key
-		if f.problem != nil {
-			p.Problem = f.problem.Error()
-			p.key += " " + p.Problem
-		}
-		for _, snap := range f.info.Snapshots {
-			points = append(points, p.ofSnapshot(snap))
-		}
-		points = append(points, p)
-	}
-	return points
 }
 
 // number puts points in order and gives them their ids.
@@ -283,20 +305,6 @@ func (a rank) before(b rank) bool {
 	return a.name < b.name
 }
 
-// ofSnapshot returns the point of a snapshot that p's only image holds.
-func (p Point) ofSnapshot(snap imageformats.Snapshot) Point {
-	if !snap.Time.IsZero() {
-		p.Time, p.TimeFrom = snap.Time.UTC(), FromSnapshot
-	}
-	d := p.Disks[0]
-	d.Snapshot = snap.ID
-	d.Info.Size = snap.Size
-	d.Info.Snapshots = []imageformats.Snapshot{snap}
-	p.Disks = []Disk{d}
-	p.key += fmt.Sprintf(" snapshot %q", snap.ID)
-	return p
-}
-
 // sameSecond counts the points at the end of before that have p's machine and
 // second.
 func sameSecond(before []Point, p *Point) (n int) {
@@ -337,9 +345,14 @@ func (s *Source) imageTimes(images []*imageFile) map[*imageFile]pointTime {
 
 // imageTime returns the time of the point that f is.
 func (s *Source) imageTime(f *imageFile) (time.Time, TimeFrom) {
-	if t, _, _, ok := splitName(f.name, "", s.opt.Location); ok {
+	if t, _, _, ok := splitName(f.scope.rel(f.name), "", s.opt.Location); ok {
 		return t, FromName
 	}
+	return s.ownTime(f)
+}
+
+// ownTime is the time of an image that no name dates.
+func (s *Source) ownTime(f *imageFile) (time.Time, TimeFrom) {
 	if !f.info.Created.IsZero() {
 		return f.info.Created.UTC(), FromHeader
 	}
@@ -356,8 +369,9 @@ func (s *Source) machineNames(images []*imageFile) map[*imageFile]string {
 	places := make(map[*imageFile]place, len(images))
 	members := make(map[*imageFile][]*imageFile) // by the chain's base
 	for _, f := range images {
-		_, stem, folder, _ := splitName(f.name, filepath.Base(s.dir.Path()), s.opt.Location)
-		places[f] = place{stem: stem, folder: folder, dir: undatedDir(f.name, s.opt.Location)}
+		name := f.scope.rel(f.name)
+		_, stem, folder, _ := splitName(name, filepath.Base(s.dir.Path()), s.opt.Location)
+		places[f] = place{stem: stem, folder: folder, dir: undatedDir(name, s.opt.Location)}
 		base := f
 		for base.parent != nil {
 			base = base.parent

@@ -10,6 +10,8 @@ import (
 
 	"yester/guestfs"
 	"yester/imageformats"
+	"yester/imageformats/dated"
+	"yester/restorepoint/layout"
 )
 
 // treeRoot is a folder of the source whose points are directory trees.
@@ -19,6 +21,10 @@ type treeRoot struct {
 	repo   imageformats.Repository // nil until it was opened
 	seen   bool                    // found again by the listing that is going on
 	err    error                   // of probing it
+	// Of a folder of storage snapshots: the folder whose past they are, and those
+	// that are trees, by name.
+	base string
+	only map[string]bool
 }
 
 // treePoint is a point of a treeRoot.
@@ -31,9 +37,6 @@ type treePoint struct {
 // points are trees are noted and not descended into. It tells whether the source
 // itself is one by its answer to ".".
 func (s *Source) enter(ctx context.Context) func(dir string) bool {
-	for i := range s.trees {
-		s.trees[i].seen = false
-	}
 	return func(dir string) bool {
 		for _, f := range repositories {
 			is, err := f.Probe(ctx, s.dir, dir)
@@ -43,6 +46,29 @@ func (s *Source) enter(ctx context.Context) func(dir string) bool {
 			}
 		}
 		return true
+	}
+}
+
+// forgetTrees begins a listing, which is to find the trees again.
+func (s *Source) forgetTrees() {
+	for i := range s.trees {
+		s.trees[i].seen = false
+	}
+}
+
+// noteSnapshotTrees notes those of a holder's snapshots that hold plain files.
+func (s *Source) noteSnapshotTrees(h holder, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	s.noteTree(h.dir, dated.Snapshots, nil)
+	for i := range s.trees {
+		if t := &s.trees[i]; t.dir == h.dir && t.format.Name == dated.Snapshots.Name {
+			t.base, t.only = h.base, make(map[string]bool, len(names))
+			for _, n := range names {
+				t.only[n] = true
+			}
+		}
 	}
 }
 
@@ -58,7 +84,7 @@ func (s *Source) noteTree(dir string, f imageformats.RepositoryFormat, err error
 
 // treePoints lists the points of the folders that the walk has found to hold
 // trees.
-func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Ignored) {
+func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Ignored, warnings []Warning) {
 	names := s.treeNames()
 	for i := range s.trees {
 		t := &s.trees[i]
@@ -71,17 +97,20 @@ func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Igno
 			continue
 		}
 		for _, w := range list.Warnings {
-			damaged = append(damaged, Ignored{Name: t.dir, Reason: w})
+			warnings = append(warnings, Warning{Name: t.dir, Text: w})
 		}
 		for _, rp := range list.Points {
+			if t.only != nil && !t.only[rp.Name] {
+				continue
+			}
 			points = append(points, Point{
 				Machine: names[i], Time: rp.Time, TimeFrom: FromCatalogue, Kind: KindTree,
-				Layout: t.format.Name, Name: rp.Name, Problem: rp.Problem,
+				Layout: t.format.Name, Name: rp.Name, Problem: rp.Problem, Provenance: s.treeProvenance(t, rp.Name),
 				tree: treePoint{repo: t.repo, point: rp}, key: t.dir + " " + rp.Key + " " + rp.Problem,
 			})
 		}
 	}
-	return points, damaged
+	return points, damaged, warnings
 }
 
 func (t *treeRoot) list(ctx context.Context, s *Source) (imageformats.RepositoryListing, error) {
@@ -106,18 +135,44 @@ func (s *Source) treeNames() []string {
 	names := make([]string, len(s.trees))
 	count := make(map[string]int)
 	for i, t := range s.trees {
-		names[i] = path.Base(t.dir)
-		if t.dir == "." {
-			names[i] = filepath.Base(s.dir.Path())
+		dir := t.dir
+		if t.only != nil {
+			dir = t.base
+		}
+		names[i] = path.Base(dir)
+		if dir == "." {
+			names[i] = s.rootName()
 		}
 		count[names[i]]++
 	}
 	for i, t := range s.trees {
-		if count[names[i]] > 1 && t.dir != "." {
-			names[i] = strings.ReplaceAll(t.dir, "/", "-")
+		if dir := t.dir; count[names[i]] > 1 && dir != "." {
+			names[i] = strings.ReplaceAll(dir, "/", "-")
 		}
 	}
 	return names
+}
+
+// rootName names the source by its folder, or by the one whose snapshots it holds.
+func (s *Source) rootName() string {
+	root := filepath.ToSlash(s.dir.Path())
+	for _, holder := range layout.SnapshotHolders {
+		root = strings.TrimSuffix(root, "/"+holder)
+	}
+	return path.Base(root)
+}
+
+// treeProvenance says where a storage snapshot that is a tree comes from.
+func (s *Source) treeProvenance(t *treeRoot, name string) string {
+	if t.only == nil {
+		return ""
+	}
+	at := t.dir
+	if at == "." {
+		at = filepath.ToSlash(s.dir.Path())
+	}
+	snap := layout.ParseStorageSnapshot(at, name, s.opt.Location)
+	return snap.String(name)
 }
 
 // closeTrees closes the repositories.

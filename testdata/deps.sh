@@ -19,13 +19,16 @@ test="$demo
 	libiscsi-bin:iscsi-test-cu
 	libvhdi-utils:vhdimount
 	libvmdk-utils:vmdkmount
+	lvm2:lvm
 	ntfs-3g:mkntfs
 	openssh-client:ssh
 	openssh-server:-/usr/sbin/sshd
 	parted:parted
 	procps:pkill
 	psmisc:fuser
+test="$demo
 	python3-boto3:-/usr/lib/python3/dist-packages/boto3
+"
 	python3-pylibacl:-/usr/share/doc/python3-pylibacl/copyright
 	python3-pyxattr:-/usr/share/doc/python3-pyxattr/copyright
 	python3:python3

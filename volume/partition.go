@@ -16,13 +16,17 @@ const maxWarnings = 64
 
 // Warnf adds a warning to t, up to a bound that no sound table comes near.
 func (t *Table) Warnf(format string, args ...any) {
-	switch len(t.Warnings) {
+	t.Warnings = appendWarning(t.Warnings, format, args...)
+}
+
+func appendWarning(list []string, format string, args ...any) []string {
+	switch len(list) {
 	case maxWarnings:
+		return list
 	case maxWarnings - 1:
-		t.Warnings = append(t.Warnings, "there are more warnings than are shown")
-	default:
-		t.Warnings = append(t.Warnings, fmt.Sprintf(format, args...))
+		return append(list, "there are more warnings than are shown")
 	}
+	return append(list, fmt.Sprintf(format, args...))
 }
 
 // Add appends v to t as the size bytes of dev from v.Start on, both not negative

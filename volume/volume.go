@@ -14,14 +14,20 @@ import (
 
 // Volume is something a filesystem can lie on.
 type Volume struct {
-	Name   string // "p1", "p5"; "disk" for a disk without partitions; unique on its disk
-	Scheme string // "gpt", "mbr", "disk"
-	Number int    // as Linux numbers it; 0 for the whole disk
-	Start  int64  // byte offset on the disk
-	Type   string // partition type: "0x83", or a GPT type's lower-case UUID
-	Label  string // GPT partition name
-	ID     string // PARTUUID as Linux writes it: a lower-case UUID, or "1a2b3c4d-01" for MBR
+	Name   string // "p1", "p5"; "disk" for a disk without partitions; unique on its disk; "vg0-root"
+	Scheme string // "gpt", "mbr", "disk", "lvm2"
+	Number int    // as Linux numbers it; 0 for the whole disk, and for a logical volume
+	Start  int64  // byte offset on the disk; 0 for a logical volume, which may be in many places
+	Type   string // partition type: "0x83", or a GPT type's lower-case UUID; a logical volume's: "linear", "raid1"
+	Label  string // GPT partition name; name of a logical volume
+	ID     string // PARTUUID as Linux writes it: a lower-case UUID, or "1a2b3c4d-01" for MBR; UUID of a logical volume
 	Active bool   // boot flag
+	// Devices are the paths by which the guest's Linux knows a logical volume:
+	// "/dev/mapper/vg0-root", "/dev/vg0/root", …
+	Devices []string
+	// Err says why the volume can't be read, where that is known beforehand: every
+	// read of Reader is this error.
+	Err error
 	block.Reader
 }
 

@@ -28,7 +28,7 @@ never takes up more than --cache-size, nor more than half of the disk's free spa
 least goes first. It may be removed at any time.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(newCacheStatusCommand(g), newCachePruneCommand(g), newCacheVerifyCommand(g))
+	cmd.AddCommand(newCacheStatusCommand(g), newCacheWarmCommand(g), newCachePruneCommand(g), newCacheVerifyCommand(g))
 	return cmd
 }
 

@@ -153,13 +153,13 @@ func hint(err error) string {
 	case errors.As(err, &source) && errors.Is(err, fs.ErrPermission):
 		return "run it as root, or as a user who may read the source"
 	case errors.As(err, &source) && errors.Is(err, fs.ErrNotExist):
-		return "SOURCE is a disk image, or a folder in which disk images lie"
+		return "SOURCE is a disk image, a folder in which disk images lie, or an rdiff-backup repository"
 	case errors.Is(err, guestfs.ErrIsDir):
 		return "`yester ls` lists directories, `yester cp` copies them"
 	case errors.Is(err, guestfs.ErrNotExist), errors.Is(err, guestfs.ErrNotDir):
 		return "it may be there at another time: see `yester points`, and --at"
 	case errors.Is(err, ondisk.ErrFormat):
-		return "yester reads VHD and raw images with ext2, ext3 or ext4 in partitions or on the whole disk"
+		return "yester reads VHD, VHDX, VMDK and raw images with ext2, ext3 or ext4 in partitions or on the whole disk, and rdiff-backup repositories"
 	}
 	return ""
 }

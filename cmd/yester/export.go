@@ -103,7 +103,12 @@ func (g *globalFlags) export(ctx context.Context, f *exportFlags, source, out st
 		if err != nil {
 			return err
 		}
-		r, e.Disk = v.Reader, v.Disk.Name
+		if v.Err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, v.Err)
+		}
+		if r = v.Reader; v.Disk != nil {
+			e.Disk = v.Disk.Name
+		}
 	} else {
 		d, err := s.point.Disk(f.disk)
 		if err != nil {

@@ -9,10 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
-// tools make the fixtures: e2fsprogs and util-linux.
-var tools = []string{"mkfs.ext4", "debugfs", "sfdisk"}
+// tools make the fixtures: e2fsprogs, util-linux and QEMU.
+var tools = []string{"mkfs.ext4", "debugfs", "sfdisk", "qemu-img"}
 
 const (
 	rootUUID = "0b5e7d0c-9a3f-4e0b-8f52-6c1f3f0f2a01"
@@ -29,6 +30,7 @@ const (
 //	cut/              a dynamic VHD that is cut off
 //	damaged.raw       plain.raw with a directory's checksum wrong, and a file's inode
 //	machines/         two machines
+//	vmware/           a machine with two disks, a snapshot, and deltas on it
 //	text.txt          no image at all
 func makeFixtures(t *testing.T) string {
 	t.Helper()
@@ -76,6 +78,7 @@ func makeFixtures(t *testing.T) string {
 	}
 	f.mkchain(filepath.Join(dir, "machines", "a"), "alpha", plain+"@2006-11-18T02:30:00Z")
 	f.mkchain(filepath.Join(dir, "machines", "b"), "beta", plain+"@2006-11-18T02:30:00Z")
+	f.vmware(filepath.Join(dir, "vmware", "app"), root, data)
 	f.file(filepath.Join(dir, "text.txt"), "no image\n", 0o644)
 	return dir
 }
@@ -98,6 +101,58 @@ func rootCommands(f *fixture) string {
 		"ea_set home/ada/big user.comment \"a comment\"\n" +
 		"cd var\nmknod fifo p\nmknod null c 1 3\ncd /\n" +
 		"sif home/ada uid 1000\nsif home/ada gid 1000\nsif etc/passwd mtime 20051224180000\n"
+}
+
+// vmware makes a machine as ESXi leaves it after a snapshot, a disk for each of the
+// filesystems: the root's has changed since.
+func (f *fixture) vmware(dir, root, data string) {
+	f.t.Helper()
+	f.file(filepath.Join(dir, "app.vmx"), `.encoding = "UTF-8"
+displayName = "App Server"
+scsi0:1.present = "TRUE"
+scsi0:1.fileName = "app_1-000001.vmdk"
+scsi0:0.present = "TRUE"
+scsi0:0.fileName = "app-000001.vmdk"
+`, 0o644)
+	// 2006-11-18T02:30:00Z in microseconds; the halves are signed.
+	const µs = int64(1163817000000000)
+	lowHalf := µs & 0xffffffff
+	f.file(filepath.Join(dir, "app.vmsd"), fmt.Sprintf(`.encoding = "UTF-8"
+snapshot.lastUID = "1"
+snapshot.current = "1"
+snapshot0.uid = "1"
+snapshot0.filename = "app-Snapshot1.vmsn"
+snapshot0.displayName = "before the update"
+snapshot0.createTimeHigh = "%d"
+snapshot0.createTimeLow = "%d"
+snapshot0.numDisks = "2"
+snapshot0.disk0.fileName = "app.vmdk"
+snapshot0.disk0.node = "scsi0:0"
+snapshot0.disk1.fileName = "app_1.vmdk"
+snapshot0.disk1.node = "scsi0:1"
+snapshot.numSnapshots = "1"
+`, µs>>32, int32(lowHalf)), 0o644)
+	convert := func(raw, name string, more ...string) {
+		path := filepath.Join(dir, name)
+		f.run("", "qemu-img", append(append([]string{"convert", "-f", "raw", "-O", "vmdk"}, more...), raw, path)...)
+		f.settle(path)
+	}
+	before := f.disk("before", f.copy(root, filepath.Join(f.work, "old.ext4")))
+	f.debugfs(root, f.write("home/ada/update.log", "updated\n", 0o644))
+	after, only := f.disk("after", root), f.disk("only", data)
+	convert(before, "app.vmdk")
+	convert(only, "app_1.vmdk")
+	convert(after, "app-000001.vmdk", "-B", filepath.Join(dir, "app.vmdk"), "-F", "vmdk")
+	convert(only, "app_1-000001.vmdk", "-B", filepath.Join(dir, "app_1.vmdk"), "-F", "vmdk")
+}
+
+// settle gives a file a time that stands still.
+func (f *fixture) settle(path string) {
+	f.t.Helper()
+	at := time.Date(2006, 11, 19, 2, 30, 0, 0, time.UTC)
+	if err := os.Chtimes(path, at, at); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // fixture makes disk images without root.

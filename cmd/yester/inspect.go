@@ -4,10 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"strings"
-	"text/tabwriter"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -57,19 +54,23 @@ system, and where its /etc/fstab mounts the volumes.`,
 
 // inspection is what --json prints.
 type inspection struct {
-	Source   string            `json:"source"`
-	Point    string            `json:"point"`
-	Machine  string            `json:"machine"`
-	Time     string            `json:"time"`
-	TimeFrom string            `json:"time_from"`
-	Kind     restorepoint.Kind `json:"kind"`
-	Layout   string            `json:"layout"`
-	Name     string            `json:"name,omitempty"`
-	Tree     *guestfs.Info     `json:"tree,omitempty"`  // of a point without disks
-	Disks    []inspectedDisk   `json:"disks,omitempty"` // of a point that has disks
-	OS       *guestview.OS     `json:"os,omitempty"`
-	Mounts   []guestview.Mount `json:"mounts,omitempty"` // of the guest view; none without a root filesystem
-	Warnings []string          `json:"warnings,omitempty"`
+	Source      string                   `json:"source"`
+	Point       string                   `json:"point"`
+	Machine     string                   `json:"machine"`
+	Time        string                   `json:"time"`
+	TimeFrom    string                   `json:"time_from"`
+	Kind        restorepoint.Kind        `json:"kind"`
+	Layout      string                   `json:"layout"`
+	Name        string                   `json:"name,omitempty"`
+	Provenance  string                   `json:"provenance,omitempty"`
+	Consistency restorepoint.Consistency `json:"consistency,omitempty"`
+	Notes       []string                 `json:"notes,omitempty"`
+	Tree        *guestfs.Info            `json:"tree,omitempty"`   // of a point without disks
+	Disks       []inspectedDisk          `json:"disks,omitempty"`  // of a point that has disks
+	Groups      []inspectedGroup         `json:"groups,omitempty"` // volume groups on these disks
+	OS          *guestview.OS            `json:"os,omitempty"`
+	Mounts      []guestview.Mount        `json:"mounts,omitempty"` // of the guest view; none without a root filesystem
+	Warnings    []string                 `json:"warnings,omitempty"`
 }
 
 type inspectedDisk struct {
@@ -97,10 +98,29 @@ type inspectedVolume struct {
 	Size       int64         `json:"size"`  // bytes
 	Type       string        `json:"type,omitempty"`
 	Label      string        `json:"label,omitempty"`
-	PartUUID   string        `json:"partuuid,omitempty"`
+	PartUUID   string        `json:"partuuid,omitempty"` // of a partition
+	UUID       string        `json:"uuid,omitempty"`     // of a logical volume
 	Active     bool          `json:"active,omitempty"`
+	Member     *volumeMember `json:"member,omitempty"` // of a volume that is part of a group
 	Filesystem *guestfs.Info `json:"filesystem,omitempty"`
 	Error      string        `json:"error,omitempty"` // why the filesystem can't be read
+}
+
+// inspectedGroup is a volume group.
+type inspectedGroup struct {
+	Name     string            `json:"name"`
+	Scheme   string            `json:"scheme"`
+	ID       string            `json:"id"`
+	Missing  []string          `json:"missing,omitempty"` // UUIDs of the physical volumes that aren't there
+	Warnings []string          `json:"warnings,omitempty"`
+	Volumes  []inspectedVolume `json:"volumes,omitempty"`
+}
+
+// volumeMember says what a volume is part of.
+type volumeMember struct {
+	Type  string `json:"type"`
+	ID    string `json:"id"`
+	Group string `json:"group,omitempty"`
 }
 
 // inspect finds everything out. What is damaged is reported, and counted in t.
@@ -111,15 +131,12 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 		Time: g.showTime(p.Time), TimeFrom: string(p.TimeFrom),
 	}
 	in.Kind, in.Layout, in.Name = p.Kind, p.Layout, p.Name
+	in.Provenance, in.Consistency, in.Notes = p.Provenance, p.Consistency, p.Notes
 	if s.point.Tree != nil {
 		info := s.point.Tree.Info()
 		in.Tree = &info
 		t.ok++
 		return in, nil
-	}
-	images, err := imagesByFile(ctx, s.src)
-	if err != nil {
-		return nil, err
 	}
 	vols, err := s.point.Volumes(ctx)
 	if ctx.Err() != nil {
@@ -130,12 +147,8 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 	}
 	for _, d := range s.point.Disks {
 		out := inspectedDisk{Name: d.Name, Size: d.Image.Size(), MaxCost: d.MaxCost()}
-		for _, name := range d.Files {
-			img := inspectedImage{File: name}
-			if of, ok := images[name]; ok {
-				img.Stored, img.Image = of.Bytes, &of.Info
-			}
-			out.Chain = append(out.Chain, img)
+		for _, img := range d.Chain() {
+			out.Chain = append(out.Chain, inspectedImage{File: img.Name, Stored: img.Bytes, Image: &img.Info})
 		}
 		if table, err := d.Table(ctx); err != nil {
 			out.Error = err.Error()
@@ -153,27 +166,47 @@ func (g *globalFlags) inspect(ctx context.Context, s *session, t *tally) (*inspe
 		}
 		in.Disks = append(in.Disks, out)
 	}
+	if err := g.inspectGroups(ctx, s, in, vols, t); err != nil {
+		return nil, err
+	}
 	return in, g.inspectGuest(ctx, s, in, t)
 }
 
-// imagesByFile returns what is known of every image of the source.
-func imagesByFile(ctx context.Context, src *restorepoint.Source) (map[string]restorepoint.Disk, error) {
-	cat, err := src.List(ctx) // which has been read already
+// inspectGroups adds the volume groups, and vols that belong to no disk, to in.
+func (g *globalFlags) inspectGroups(ctx context.Context, s *session, in *inspection, vols []*restorepoint.OpenedVolume, t *tally) error {
+	groups, warned, err := s.point.Groups(ctx)
 	if err != nil {
-		return nil, &sourceError{location: src.Location(), err: err}
+		return ctx.Err() // which has been reported with the volumes
 	}
-	images := make(map[string]restorepoint.Disk)
-	for _, p := range cat.Points {
-		for _, d := range p.Disks {
-			images[d.Files[0]] = d
+	in.Warnings = append(in.Warnings, warned...)
+	assembled := slices.DeleteFunc(slices.Clone(vols), func(v *restorepoint.OpenedVolume) bool { return v.Disk != nil })
+	for i := range groups {
+		vg := &groups[i]
+		out := inspectedGroup{Name: vg.Name, Scheme: vg.Scheme, ID: vg.ID, Missing: vg.Missing, Warnings: vg.Warnings}
+		for _, v := range assembled[:len(vg.Volumes)] {
+			iv, err := g.inspectVolume(ctx, v, t)
+			if err != nil {
+				return err
+			}
+			out.Volumes = append(out.Volumes, iv)
 		}
+		assembled = assembled[len(vg.Volumes):]
+		in.Groups = append(in.Groups, out)
 	}
-	return images, nil
+	return nil
 }
 
 func (g *globalFlags) inspectVolume(ctx context.Context, v *restorepoint.OpenedVolume, t *tally) (inspectedVolume, error) {
 	iv := inspectedVolume{
-		Name: v.Name, Start: v.Start, Size: v.Size(), Type: v.Type, Label: v.Label, PartUUID: v.ID, Active: v.Active,
+		Name: v.Name, Start: v.Start, Size: v.Size(), Type: v.Type, Active: v.Active,
+	}
+	if v.Disk != nil {
+		iv.Label, iv.PartUUID = v.Label, v.ID
+	} else {
+		iv.UUID = v.ID
+	}
+	if m := v.Member; m != nil {
+		iv.Member = &volumeMember{Type: m.Type, ID: m.ID, Group: m.Group}
 	}
 	tree, err := v.Tree(ctx)
 	switch {
@@ -197,7 +230,7 @@ func (g *globalFlags) inspectGuest(ctx context.Context, s *session, in *inspecti
 		// Damage has been reported with its volume.
 		return ctx.Err()
 	}
-	in.Mounts, in.Warnings = view.Mounts(), view.Warnings
+	in.Mounts, in.Warnings = view.Mounts(), append(in.Warnings, view.Warnings...)
 	system, err := guestview.DetectOS(ctx, view)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -209,136 +242,4 @@ func (g *globalFlags) inspectGuest(ctx context.Context, s *session, in *inspecti
 		in.OS = &system
 	}
 	return nil
-}
-
-func (g *globalFlags) printInspection(out io.Writer, in *inspection) {
-	fmt.Fprintf(out, "Restore point %s of %s (%s, by its %s)\n", in.Point, printable(in.Machine), in.Time, in.TimeFrom)
-	if in.Tree != nil {
-		fmt.Fprintf(out, "\nA directory tree, found as %s", in.Layout)
-		if in.Name != "" {
-			fmt.Fprintf(out, ", called %s", printable(in.Name))
-		}
-		fmt.Fprintln(out)
-		if in.Tree.Files > 0 {
-			fmt.Fprintf(out, "%d files and directories\n", in.Tree.Files)
-		}
-	}
-	for i := range in.Disks {
-		fmt.Fprintln(out)
-		g.printDisk(out, &in.Disks[i])
-	}
-	if o := in.OS; o != nil {
-		fmt.Fprintf(out, "\nSystem: %s", printable(o.Name))
-		for _, s := range []string{o.Hostname, o.Arch} {
-			if s != "" {
-				fmt.Fprintf(out, ", %s", printable(s))
-			}
-		}
-		fmt.Fprintln(out)
-	}
-	if len(in.Mounts) > 0 {
-		fmt.Fprintln(out, "\nMounts, by its /etc/fstab:")
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		for _, m := range in.Mounts {
-			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", printable(m.Path), orDash(m.Volume), printable(orDash(m.Spec)), printable(strings.Join(m.Options, ",")))
-		}
-		w.Flush()
-	}
-	for _, w := range in.Warnings {
-		fmt.Fprintf(out, "  warning: %s\n", printable(w))
-	}
-}
-
-func (g *globalFlags) printDisk(out io.Writer, d *inspectedDisk) {
-	fmt.Fprintf(out, "Disk %s: %s (%d bytes)\n", printable(d.Name), formatBytes(d.Size), d.Size)
-	if d.MaxCost != nil {
-		fmt.Fprintf(out, "  Reading all of it costs at most %s\n", d.MaxCost.Text)
-	}
-	fmt.Fprintln(out, "  Image chain, this point's first:")
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, img := range d.Chain {
-		fmt.Fprintf(w, "    %s", printable(img.File))
-		if i := img.Image; i != nil {
-			fmt.Fprintf(w, "\t%s\t%s stored", strings.TrimSpace(i.Format+" "+i.Variant), formatBytes(img.Stored))
-			if i.ID != "" {
-				fmt.Fprintf(w, "\tid %s", i.ID)
-			}
-			if !i.Created.IsZero() {
-				fmt.Fprintf(w, "\tmade %s by %s", g.showTime(i.Created), printable(orDash(i.Creator)))
-			}
-		}
-		fmt.Fprintln(w)
-	}
-	w.Flush()
-	for _, img := range d.Chain {
-		if img.Image != nil {
-			for _, s := range img.Image.Warnings {
-				fmt.Fprintf(out, "    warning: %s: %s\n", printable(img.File), printable(s))
-			}
-		}
-	}
-	switch {
-	case d.Error != "":
-		fmt.Fprintf(out, "  Partition table: damaged: %s\n", printable(d.Error))
-		return
-	case d.Scheme == "disk":
-		fmt.Fprintln(out, "  Partition table: none")
-	default:
-		fmt.Fprintf(out, "  Partition table: %s, id %s, sectors of %d bytes\n", d.Scheme, orDash(d.ID), d.SectorSize)
-	}
-	for _, s := range d.Warnings {
-		fmt.Fprintf(out, "    warning: %s\n", printable(s))
-	}
-	for i := range d.Volumes {
-		printVolume(out, &d.Volumes[i])
-	}
-}
-
-func printVolume(out io.Writer, v *inspectedVolume) {
-	fmt.Fprintf(out, "  Volume %s: %s at byte %d", v.Name, formatBytes(v.Size), v.Start)
-	for _, s := range []struct{ what, value string }{{"type ", v.Type}, {"label ", v.Label}, {"PARTUUID=", v.PartUUID}} {
-		if s.value != "" {
-			fmt.Fprintf(out, ", %s%s", s.what, printable(s.value))
-		}
-	}
-	fmt.Fprintln(out)
-	if v.Error != "" {
-		fmt.Fprintf(out, "    damaged: %s\n", printable(v.Error))
-		return
-	}
-	fs := v.Filesystem
-	if fs == nil {
-		fmt.Fprintln(out, "    no filesystem that yester can read")
-		return
-	}
-	fmt.Fprintf(out, "    %s, %s of %s used, %d files", fs.Type, formatBytes(fs.Size-fs.Free), formatBytes(fs.Size), fs.Files)
-	if fs.Label != "" {
-		fmt.Fprintf(out, ", label %s", printable(fs.Label))
-	}
-	if fs.UUID != "" {
-		fmt.Fprintf(out, ", UUID=%s", fs.UUID)
-	}
-	fmt.Fprintf(out, "\n    journal: %s", journalTexts[fs.Journal])
-	if fs.LastMount != "" {
-		fmt.Fprintf(out, "; last mounted on %s", printable(fs.LastMount))
-	}
-	fmt.Fprintln(out)
-	if len(fs.Features) > 0 {
-		fmt.Fprintf(out, "    features: %s\n", strings.Join(fs.Features, " "))
-	}
-}
-
-// journalTexts say what the states of a journal mean.
-var journalTexts = map[guestfs.Journal]string{
-	guestfs.JournalNone:     "none",
-	guestfs.JournalClean:    "clean",
-	guestfs.JournalReplayed: "was in use, replayed in memory",
-	guestfs.JournalIgnored:  "was in use and is not replayed: files may be stale or missing",
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }

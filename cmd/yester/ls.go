@@ -20,6 +20,7 @@ import (
 // lsFlags are the flags of `yester ls`.
 type lsFlags struct {
 	long, recursive, directory, numeric bool
+	deleted, all                        bool
 }
 
 func newLsCommand(g *globalFlags) *cobra.Command {
@@ -36,12 +37,26 @@ modification, name. Owners are shown by the names that the guest's own
 /etc/passwd and /etc/group give them. A PATH that is a symbolic link is followed
 without -l only.
 
+With --deleted: the files that are not there, but were at an earlier point, of any
+depth below PATH, the latest deletions first. Each is shown once, with the last
+point at which it was seen (` + "`yester cp --at`" + ` takes it from there) and the first at
+which it was missing; -d leaves out what was in a deleted directory, -a adds those
+that are there again. --at asks what was gone by then.
+
 On a terminal, names with characters that would act on it are quoted.`,
 		Example: `  yester ls /backups/web01 /etc -l
+  yester ls /backups/web01 /home/ada --deleted
   yester ls /backups/web01 '/home/*/**/*.jpg' --at 10D
   yester ls /backups/web01 / -R --json`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.deleted {
+				paths := args[1:]
+				if len(paths) == 0 {
+					paths = []string{"/"}
+				}
+				return g.deleted(cmd.Context(), f, args[0], paths)
+			}
 			s, err := g.openTree(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -65,7 +80,8 @@ On a terminal, names with characters that would act on it are quoted.`,
 	fl.BoolVarP(&f.recursive, "recursive", "R", false, "list directories with all that is below them")
 	fl.BoolVarP(&f.directory, "directory", "d", false, "list directories themselves, not what is in them")
 	fl.BoolVarP(&f.numeric, "numeric", "n", false, "show owners by number")
-	fl.BoolP("all", "a", false, "does nothing: names with a leading dot are always listed")
+	fl.BoolVar(&f.deleted, "deleted", false, "list what was deleted, with the points at which it was last there and first missing")
+	fl.BoolVarP(&f.all, "all", "a", false, "with --deleted, also what is there again; else nothing: names with a leading dot are always listed")
 	fl.SortFlags = false
 	return cmd
 }
@@ -274,11 +290,7 @@ func printLong(out io.Writer, g *globalFlags, items []item, names *userNames, qu
 	var width [columns]int
 	for i := range items {
 		a := &items[i].attr
-		size := strconv.FormatInt(a.Size, 10)
-		if t := a.Mode & guestfs.ModeType; t == guestfs.ModeBlock || t == guestfs.ModeChar {
-			size = fmt.Sprintf("%d, %d", a.Major, a.Minor)
-		}
-		rows[i] = [columns]string{strconv.Itoa(int(a.Nlink)), names.user(a.UID), names.group(a.GID), size}
+		rows[i] = [columns]string{strconv.Itoa(int(a.Nlink)), names.user(a.UID), names.group(a.GID), sizeText(a)}
 		for c, s := range rows[i] {
 			width[c] = max(width[c], utf8.RuneCountInString(s))
 		}

@@ -12,20 +12,40 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"yester": main})
+	testscript.Main(testRun{m}, map[string]func(){"yester": main})
+}
+
+// testRun is a run of the tests, with the repositories removed that it made.
+type testRun struct{ m *testing.M }
+
+func (r testRun) Run() int {
+	code := r.m.Run()
+	if repositories.dir != "" {
+		os.RemoveAll(repositories.dir)
+	}
+	return code
 }
 
 // TestScript runs the scripts in testdata/script, which see the command as its
 // users do. $SRC is the folder that makeFixtures fills.
 func TestScript(t *testing.T) {
 	fixtures := makeFixtures(t)
-	before := hashTree(t, fixtures)
+	repos := makeRepositories(t)
+	sources := func() string {
+		sum := hashTree(t, fixtures)
+		if repos != "" {
+			sum += hashTree(t, repos)
+		}
+		return sum
+	}
+	before := sources()
 	t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir:           "testdata/script",
 			UpdateScripts: os.Getenv("UPDATE") != "",
 			Setup: func(e *testscript.Env) error {
 				e.Setenv("SRC", fixtures)
+				e.Setenv("RDIFF", repos)
 				e.Setenv("TZ", "UTC")
 				return nil
 			},
@@ -37,14 +57,17 @@ func TestScript(t *testing.T) {
 				"opencache":   openCache,
 			},
 			Condition: func(cond string) (bool, error) {
-				if cond == "root" {
+				switch cond {
+				case "root":
 					return os.Geteuid() == 0, nil
+				case "rdiff":
+					return repos != "", nil
 				}
 				return false, fmt.Errorf("unknown condition %q", cond)
 			},
 		})
 	})
-	if after := hashTree(t, fixtures); before != after {
+	if after := sources(); before != after {
 		t.Error("a source was changed")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,6 +33,8 @@ type mountFlags struct {
 	allowOther     bool
 	followSymlinks bool
 	idleTimeout    time.Duration
+	hydrate        bool
+	bandwidth      string
 	pidFile        string
 	logFile        string
 }
@@ -59,6 +62,9 @@ the source appear in the mount.`,
   yester umount /mnt/web01`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := parseBandwidth(f.bandwidth); err != nil {
+				return err
+			}
 			if f.foreground {
 				return serveMount(cmd.Context(), g, f, args[0], args[1])
 			}
@@ -69,6 +75,8 @@ the source appear in the mount.`,
 	fl.BoolVar(&f.foreground, "foreground", false, "serve from this process instead of one in the background")
 	fl.BoolVar(&f.allowOther, "allow-other", false, "let other users in; the guest's modes and ACLs decide what they may read")
 	fl.BoolVar(&f.followSymlinks, "follow-symlinks", false, "follow the guest's symbolic links, which lead into this host (off: ELOOP)")
+	fl.BoolVar(&f.hydrate, "hydrate", false, "fetch the newest point, or the one of --at, in the background: all of it, for a source far away")
+	fl.StringVar(&f.bandwidth, "bandwidth", "", "hydrate by at most this many bytes a second, such as `20M` (default no limit)")
 	fl.DurationVar(&f.idleTimeout, "idle-timeout", 0, "unmount after this long without a request, such as 12h (0: never)")
 	fl.StringVar(&f.pidFile, "pid-file", "", "write the serving process's number to `FILE`")
 	fl.StringVar(&f.logFile, "log-file", "", "write the log to `FILE` (default: a file under /var/log/yester, or ~/.local/state/yester)")
@@ -147,6 +155,9 @@ func (f *mountFlags) args() []string {
 	if f.followSymlinks {
 		a = append(a, "--follow-symlinks")
 	}
+	if f.hydrate {
+		a = append(a, "--hydrate", "--bandwidth", f.bandwidth)
+	}
 	if f.pidFile != "" {
 		a = append(a, "--pid-file", f.pidFile)
 	}
@@ -214,9 +225,18 @@ func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 		return err
 	}
 	defer src.Close()
+	var h hydration
+	hydrated := func() {}
+	if f.hydrate {
+		limit, _ := parseBandwidth(f.bandwidth) // which has been checked
+		hctx, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { h.run(hctx, g, src, limit, logger) })
+		hydrated = func() { cancel(); wg.Wait() }
+	}
 	reg, err := running.Register(running.Service{
 		Kind: "mount", PID: os.Getpid(), Source: src.Place(), Where: m.Dir(), Started: time.Now().UTC(), Log: f.logFile,
-	}, func() any { return mountStats{m.Stats(), g.cache.stats(), src.Cost()} })
+	}, func() any { return mountStats{m.Stats(), g.cache.stats(), src.Cost(), h.status()} })
 	if err != nil {
 		logger.Warn("yester status will not show this mount", "error", err)
 	} else {
@@ -245,6 +265,7 @@ func serveMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir s
 		go unmountWhenIdle(m, f.idleTimeout, logger, done)
 	}
 	<-done
+	hydrated()
 	st := m.Stats()
 	logger.Info("unmounted", "reads", st.Reads, "bytes", st.Bytes, "errors", st.Errors)
 	if c := src.Cost(); c != nil {
@@ -268,6 +289,10 @@ func openMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir st
 			return nil, nil, err
 		}
 		opt.Machine, opt.Point = p.Machine, p.ID
+	} else if cat, err := src.List(ctx); err == nil { // else the mount fails with the same
+		for _, w := range cat.Warnings {
+			logger.Warn(w.Text, "folder", w.Name)
+		}
 	}
 	m, err := fusefs.Start(ctx, src, dir, opt)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,10 +35,15 @@ func (g *globalFlags) list(ctx context.Context, src *restorepoint.Source) (*rest
 			g.info("%s is left out: %s", i.Name, i.Reason)
 		}
 	}
+	for _, w := range cat.Warnings {
+		g.warn("%s", warningText(src, w))
+	}
 	if len(cat.Points) == 0 {
 		e := &codedError{msg: src.Location() + ": no restore points", code: exitcode.NotFound,
-			hint: "a source is a disk image, or a folder with VHD or raw images in it; -v says why files are left out"}
+			hint: "a source is a disk image, a folder with disk images or machines in it, a repository of rdiff-backup, or a location like sftp://host/folder; -v says why files are left out"}
 		switch {
+		case damaged == 0 && len(cat.Warnings) > 0:
+			e.hint = "a repository gets its first restore point when its first backup has come to its end"
 		case damaged > 0 && damaged == forbidden:
 			e.code, e.hint = exitcode.Unreachable, "run it as root, or as a user who may read the source"
 		case damaged > 0:
@@ -46,6 +52,14 @@ func (g *globalFlags) list(ctx context.Context, src *restorepoint.Source) (*rest
 		return nil, e
 	}
 	return cat, nil
+}
+
+// warningText is a warning about a repository in the source.
+func warningText(src *restorepoint.Source, w restorepoint.Warning) string {
+	if w.Name == "." {
+		return src.Location() + ": " + w.Text
+	}
+	return w.Name + ": " + w.Text
 }
 
 // selectPoint returns the point that --machine and --at choose.
@@ -82,33 +96,67 @@ func (g *globalFlags) machinePoints(src *restorepoint.Source, cat *restorepoint.
 
 // choose returns the one of points that --at means.
 func (g *globalFlags) choose(points []restorepoint.Point) (restorepoint.Point, error) {
-	at := g.at
+	i, err := g.chooseBy("--at", g.at, points)
+	if err != nil {
+		return restorepoint.Point{}, err
+	}
+	return points[i], nil
+}
+
+// chooseBy returns the index of the point that the value of a flag means.
+func (g *globalFlags) chooseBy(flag, at string, points []restorepoint.Point) (int, error) {
 	if at == "" {
 		at = "latest"
 	}
-	for _, p := range points {
+	for i, p := range points {
 		if p.ID == at {
-			return p, nil
+			return i, nil
 		}
 	}
+	points = slices.DeleteFunc(slices.Clone(points), func(p restorepoint.Point) bool { return p.Secondary })
 	e, err := timeexpr.Parse(at, time.Now(), nil)
 	if err != nil {
-		return restorepoint.Point{}, fmt.Errorf("--at %w", err)
+		return 0, fmt.Errorf("%s %w", flag, err)
 	}
 	if e.Note != "" {
-		g.warn("--at %s: %s", at, e.Note)
+		g.warn("%s %s: %s", flag, at, e.Note)
 	}
 	when := func(p restorepoint.Point) time.Time { return p.Time }
 	i, err := timeexpr.Select(points, when, e)
 	if err != nil {
-		return restorepoint.Point{}, err
+		return 0, err
 	}
 	if first, ok := timeexpr.FirstOfDay(points, when, e); ok && first != i {
-		g.warn("--at %s means the start of that day, so the point is %s; the first one of the day itself is %s",
-			at, points[i].ID, points[first].ID)
+		g.warn("%s %s means the start of that day, so the point is %s; the first one of the day itself is %s",
+			flag, at, points[i].ID, points[first].ID)
 	}
-	return points[i], nil
+	return i, nil
 }
+
+// pointsUpTo returns the points of the machine up to the one that --at means,
+// oldest first.
+func (g *globalFlags) pointsUpTo(ctx context.Context, src *restorepoint.Source) ([]restorepoint.Point, error) {
+	cat, err := g.list(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	points, err := g.machinePoints(src, cat)
+	if err != nil {
+		return nil, err
+	}
+	i, err := g.chooseBy("--at", g.at, points)
+	if err != nil {
+		return nil, err
+	}
+	points = points[:i+1]
+	if p := points[i]; g.volume != "" && p.Kind == restorepoint.KindTree {
+		return nil, errNoDisks(&p)
+	}
+	return points, nil
+}
+
+// scope says that paths are where those of the other commands are.
+func (g *globalFlags) scope() restorepoint.Scope { return restorepoint.Scope{Tree: g.treeOf} }
 
 // join lists names for a message, not all of very many.
 func join(names []string) string {
@@ -148,8 +196,7 @@ func (g *globalFlags) openPoint(ctx context.Context, location string) (*session,
 		s.point, err = src.OpenPoint(ctx, p)
 		switch {
 		case err != nil && p.Problem != "":
-			err = &codedError{err: err, code: exitcode.Damaged,
-				hint: "`yester points` lists the points with their problems; choose another by --at"}
+			err = pointFailure(&p, err)
 		case err != nil:
 			err = &sourceError{location: location, err: err}
 		}
@@ -161,6 +208,16 @@ func (g *globalFlags) openPoint(ctx context.Context, location string) (*session,
 	return s, nil
 }
 
+// pointFailure is err, which is about the point p. What a listing knew of it already
+// is damage, whatever it is called there: a missing parent, …
+func pointFailure(p *restorepoint.Point, err error) error {
+	if p.Problem == "" {
+		return err
+	}
+	return &codedError{err: err, code: exitcode.Damaged,
+		hint: "`yester points` lists the points with their problems; choose another by --at"}
+}
+
 // openTree opens the tree in which PATH arguments are: the volume that --volume
 // names, or the guest view, or the only filesystem there is.
 func (g *globalFlags) openTree(ctx context.Context, location string) (*session, error) {
@@ -168,30 +225,35 @@ func (g *globalFlags) openTree(ctx context.Context, location string) (*session, 
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case g.volume != "" && s.point.Tree != nil:
-		err = errNoDisks(&s.point.Point)
-	case g.volume != "":
-		s.tree, err = volumeTree(ctx, s.point, g.volume)
-	case s.point.Tree != nil:
-		s.tree = s.point.Tree
-	default:
-		var view *guestview.View
-		if view, err = s.point.GuestView(ctx); err == nil {
-			s.tree = view
-		} else if errors.Is(err, guestview.ErrNoRoot) {
-			// Where one of the volumes is damaged, that is the likelier cause.
-			damaged := isAny(err, ondisk.ErrCorrupt, ondisk.ErrUnsupported)
-			if tree, only := onlyTree(ctx, s.point); only == nil || !damaged {
-				s.tree, err = tree, only
-			}
-		}
-	}
-	if err != nil {
+	if s.tree, err = g.treeOf(ctx, s.point); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// treeOf returns the tree of an opened point in which PATH arguments are.
+func (g *globalFlags) treeOf(ctx context.Context, p *restorepoint.Opened) (guestfs.Tree, error) {
+	switch {
+	case g.volume != "" && p.Tree != nil:
+		return nil, errNoDisks(&p.Point)
+	case g.volume != "":
+		return volumeTree(ctx, p, g.volume)
+	case p.Tree != nil:
+		return p.Tree, nil
+	}
+	view, err := p.GuestView(ctx)
+	if err == nil {
+		return view, nil
+	}
+	if errors.Is(err, guestview.ErrNoRoot) {
+		// Where one of the volumes is damaged, that is the likelier cause.
+		damaged := isAny(err, ondisk.ErrCorrupt, ondisk.ErrUnsupported)
+		if tree, only := onlyTree(ctx, p); only == nil || !damaged {
+			return tree, only
+		}
+	}
+	return nil, err
 }
 
 // errNoDisks is what a command for disks says of a point that is a directory tree.

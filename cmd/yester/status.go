@@ -46,8 +46,9 @@ last. A mount whose process has died is shown as dead; ` + "`yester umount`" + `
 // mountStats is what a mount answers `yester status` with.
 type mountStats struct {
 	fusefs.Stats
-	Cache *cache.Stats       `json:"cache,omitempty"` // nil while nothing has needed it
-	Cost  *restorepoint.Cost `json:"cost,omitempty"`  // of sources that cost money
+	Cache     *cache.Stats            `json:"cache,omitempty"`     // nil while nothing has needed it
+	Cost      *restorepoint.Cost      `json:"cost,omitempty"`      // of sources that cost money
+	Hydration *restorepoint.Hydration `json:"hydration,omitempty"` // nil without --hydrate
 }
 
 // statusRow is one service as `yester status --json` shows it.
@@ -98,12 +99,18 @@ func printStatus(out io.Writer, rows []statusRow) error {
 	mounts := statusTable{head: "DIRECTORY\tSOURCE\tSTATE\tPID\tAGE\tPOINTS\tOPEN\tREADS\tBYTES\tERRORS"}
 	portals := statusTable{head: "PORTAL\tSOURCE\tSTATE\tPID\tAGE\tTARGETS\tOPEN\tSESSIONS\tREADS\tBYTES\tERRORS\tLAST"}
 	caches := statusTable{head: "CACHE OF\tHITS\tMISSES\tFETCHED\tAHEAD\tUSED\tFAILED\tIN FLIGHT"}
+	costs := statusTable{head: "COST OF\tSINCE IT WAS MOUNTED"}
+	fetching := statusTable{head: "HYDRATION OF\tFETCHED\tLOOKED AT\tOF\tSTATE"}
 	sessions := statusTable{head: "INITIATOR\tFROM\tUSER\tTARGET\tAGE\tCOMMANDS\tREAD\tWRITTEN\tLAST"}
 	for _, r := range rows {
 		row := fmt.Sprintf("%s\t%s\t%s\t%d\t%s", r.Where, r.Source, r.State, r.PID, formatAge(time.Duration(r.Age)*time.Second))
 		switch s := r.Stats.(type) {
 		case *mountStats:
 			caches.addCache(r.Where, s.Cache)
+			fetching.addHydration(r.Where, s.Hydration)
+			if s.Cost != nil {
+				costs.add(r.Where + "\t" + s.Cost.Text)
+			}
 			row += fmt.Sprintf("\t%d\t%d\t%d\t%s\t%d", s.Points, s.Open, s.Reads, formatBytes(s.Bytes), s.Errors)
 		case *iscsiStats:
 			caches.addCache(r.Where, s.Cache)
@@ -120,7 +127,7 @@ func printStatus(out io.Writer, rows []statusRow) error {
 		}
 	}
 	between := ""
-	for _, t := range []statusTable{mounts, portals, sessions, caches} {
+	for _, t := range []statusTable{mounts, portals, sessions, caches, fetching, costs} {
 		if len(t.rows) == 0 {
 			continue
 		}
@@ -144,6 +151,23 @@ func printStatus(out io.Writer, rows []statusRow) error {
 type statusTable struct {
 	head string
 	rows []string
+}
+
+// addHydration adds how far a mount's hydration is, if there is one.
+func (t *statusTable) addHydration(where string, h *restorepoint.Hydration) {
+	if h == nil {
+		return
+	}
+	state := "under way"
+	switch {
+	case h.Error != "":
+		state = "ended: " + printable(h.Error)
+	case h.Done:
+		state = "done"
+	case h.Paused:
+		state = "paused"
+	}
+	t.add(fmt.Sprintf("%s\t%s\t%d\t%d blocks\t%s", where, formatBytes(h.Bytes), h.Blocks, h.Total, state))
 }
 
 func (t *statusTable) add(row string) { t.rows = append(t.rows, row) }

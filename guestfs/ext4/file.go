@@ -65,7 +65,9 @@ func (r *file) Extent(ctx context.Context, off, n int64) (block.Extent, error) {
 	if off < 0 || n < 1 {
 		return block.Extent{}, fmt.Errorf("ext4: inode %d: extent at %#x of %#x: %w", r.in.ino, off, r.in.size, io.EOF)
 	}
-	if r.ahead != nil && n <= maxReadNoted {
+	if r.ahead != nil && n <= maxReadNoted && r.ahead.Follows(off) {
+		// Going on from what was read: whoever asks splices. Who only looks where a
+		// file lies has nothing fetched.
 		r.readAhead(ctx, off, n)
 	}
 	s, err := r.stretch(ctx, off, n)

@@ -41,6 +41,31 @@ var Folders = imageformats.RepositoryFormat{
 	Open: open(byDate, func(name string, v origin.Version) string { return fmt.Sprintf("%s %d:%d", name, v.Dev, v.Ino) }),
 }
 
+// Snapshots opens a folder in which a storage system shows its snapshots
+// (.snapshot, .zfs/snapshot): every folder in it is a member, at the time that its
+// name has or else at its modification time. Who calls it knows such a folder by
+// its place.
+var Snapshots = imageformats.RepositoryFormat{
+	Name: "storage-snapshot",
+	Probe: func(context.Context, origin.Folder, string) (bool, error) {
+		return false, nil
+	},
+	// The folders' inode numbers may be the same in all of them, and their device
+	// is known only once they are entered.
+	Open: open(everyFolder, func(name string, v origin.Version) string { return fmt.Sprintf("%s at %d", name, v.Mtime) }),
+}
+
+// everyFolder is the scheme of Snapshots.
+func everyFolder(entries []origin.DirEntry, loc *time.Location) (found []member) {
+	for _, e := range entries {
+		if e.Type == fs.ModeDir {
+			t, _, _ := nametime.Find(e.Name, loc)
+			found = append(found, member{name: e.Name, time: t})
+		}
+	}
+	return found
+}
+
 // identity says by what a member is known again, given its folder's name and
 // version. A rotation of rsnapshot renames folders or makes copies of them (all
 // links), and leaves their time of modification; dates don't move.
@@ -258,6 +283,10 @@ func (r *repository) tree(ctx context.Context, p imageformats.RepositoryPoint) (
 	t := &tree{repo: r, key: p.Key, listings: make(map[uint32]listing)}
 	name, err := r.member(ctx, p.Key)
 	if err != nil {
+		return nil, err
+	}
+	// A snapshot that is mounted when it is entered shows its own device only then.
+	if _, err := r.folder.ReadDir(ctx, name); err != nil {
 		return nil, err
 	}
 	info, err := r.folder.Lstat(ctx, name)

@@ -73,8 +73,11 @@ func mib(n int64) string {
 }
 
 func dollars(d float64) string {
-	if d >= 1 {
+	switch {
+	case d >= 1:
 		return fmt.Sprintf("$%.2f", d)
+	case d > 0 && d < 0.0001:
+		return fmt.Sprintf("$%.6f", d)
 	}
 	return fmt.Sprintf("$%.4f", d)
 }

@@ -279,6 +279,20 @@ func (d *Disk) Home(ctx context.Context, n int64) (string, error) {
 	return d.c.Key(d.c.home(d.node, n)), nil
 }
 
+// HomeSize returns the size in bytes of the disk that a key of Home's names; 0 for
+// any other key.
+func (d *Disk) HomeSize(key string) int64 {
+	l := &d.c.lineage
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, nd := range d.node.group.nodes {
+		if d.c.Key(id) == key {
+			return nd.Blocks * BlockSize
+		}
+	}
+	return 0
+}
+
 // home follows what is known to be the same. Within one process neighbours are
 // older looks than what they are neighbours of, and the way ends; two processes
 // that keep their looks in the same place may make a circle, of which all members

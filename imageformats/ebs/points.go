@@ -7,11 +7,6 @@ import (
 	"time"
 )
 
-// DefaultWindow is how far apart the snapshots of one backup run may begin.
-// CreateSnapshots takes those of an instance at one moment; schedules that go
-// volume by volume need minutes.
-const DefaultWindow = 15 * time.Minute
-
 // Point is a state of several disks at about one time.
 type Point struct {
 	// Time is when the latest of the snapshots began: nothing in the point is newer.
@@ -21,7 +16,9 @@ type Point struct {
 	Missing []string
 }
 
-// Points groups snapshots into points, oldest first. A point holds one snapshot of
+// Points groups snapshots into points, oldest first. window is how far apart the
+// snapshots of one backup run may begin: CreateSnapshots takes those of an instance
+// at one moment, schedules that go volume by volume need minutes. A point holds one snapshot of
 // a lineage, begun within window of its first one, and all of one make: what DLM
 // took at ten isn't mixed with what AWS Backup took at five past.
 func Points(snapshots []Snapshot, window time.Duration) []Point {

@@ -155,7 +155,7 @@ func TestPoints(t *testing.T) {
 	snap("vol-1", "/dev/sda", 138, dlm) // again: another point
 	snap("vol-1", "/dev/sda", 139, dlm2)
 	var got []string
-	for _, p := range ebs.Points(all, ebs.DefaultWindow) {
+	for _, p := range ebs.Points(all, 15*time.Minute) {
 		text := fmt.Sprintf("%d:", int(p.Time.Sub(day).Minutes()))
 		for _, s := range p.Snapshots {
 			text += " " + s.ID
@@ -178,10 +178,10 @@ func TestPoints(t *testing.T) {
 func TestCost(t *testing.T) {
 	for want, c := range map[string]ebs.Cost{
 		"1,234 blocks (617 MiB), 3 lists ≈ $0.0037":                {Blocks: 1234, Lists: 3},
-		"1 block (0.5 MiB), 1 list ≈ $0.0000":                      {Blocks: 1, Lists: 1},
+		"1 block (0.5 MiB), 1 list ≈ $0.000004":                    {Blocks: 1, Lists: 1},
 		"0 blocks (0 MiB), 0 lists ≈ $0.0000":                      {},
 		"33,554,432 blocks (16384.0 GiB), 0 lists ≈ $100.66":       {Blocks: 33554432},
-		"10 blocks (5 MiB), 2 lists, 7 retries ≈ $0.0000":          {Blocks: 10, Lists: 2, RetriedBlocks: 4, RetriedLists: 3},
+		"10 blocks (5 MiB), 2 lists, 7 retries ≈ $0.000031":        {Blocks: 10, Lists: 2, RetriedBlocks: 4, RetriedLists: 3},
 		"999 blocks (499.5 MiB), 0 lists, 1,001 retries ≈ $0.0060": {Blocks: 999, RetriedBlocks: 1001, Discarded: 1001},
 	} {
 		c.Rates = ebs.DefaultRates

@@ -29,7 +29,7 @@ func (t *Tree) aclNames() *aclNames {
 	n := &aclNames{owners: &t.owners, recorded: t.owners.numeric, lost: make(map[string]bool)}
 	if n.recorded {
 		n.users, n.groups = make(map[string]uint32), make(map[string]uint32)
-		for _, table := range t.x.tables {
+		for _, table := range t.known().tables {
 			for _, o := range table.owners {
 				n.users[o.uname] = o.uid
 				n.groups[o.gname] = o.gid

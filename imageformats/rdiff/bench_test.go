@@ -101,8 +101,12 @@ func benchmarkOpen(b *testing.B, n int) {
 		b.StartTimer()
 		r := openRepo(b, dir, imageformats.RepositoryOptions{})
 		t := openPoint(b, r, 1_700_086_400)
+		x, err := t.whole(b.Context())
 		b.StopTimer()
-		if got := len(t.x.nodes); got < n {
+		if err != nil {
+			b.Fatal(err)
+		}
+		if got := len(x.nodes); got < n {
 			b.Fatalf("%d nodes", got)
 		}
 		runtime.ReadMemStats(&after)

@@ -59,13 +59,9 @@ func linksOf(r *record, t *table) uint32 {
 	return t.links.at(r.links - 1).n
 }
 
-// load is OpenPoint without an interface around it.
+// load opens a point with its whole tree.
 func (r *Repository) load(ctx context.Context, p imageformats.RepositoryPoint) (*Tree, error) {
-	t, err := r.OpenPoint(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return t.(*Tree), nil
+	return r.openPoint(ctx, p, false)
 }
 
 // Diff implements imageformats.Differ.

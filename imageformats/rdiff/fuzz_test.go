@@ -38,7 +38,7 @@ func FuzzMetadata(f *testing.F) {
 			return
 		}
 		for _, s := range []*state{newState([]*table{base}), newState([]*table{base, later}), newState([]*table{base, later, base})} {
-			x, err := newIndex(s)
+			x, err := newIndex(s, nil, true)
 			if err != nil {
 				mustBeKnown(t, err)
 				continue

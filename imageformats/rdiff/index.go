@@ -140,10 +140,16 @@ type index struct {
 
 // newIndex builds the tree. Directories that no record speaks of, but records of
 // what is in them, are made up, so that nothing is hidden.
-func newIndex(s *state) (*index, error) {
+//
+// Unless whole is set, the tree is that of the paths up to bound: further ones of
+// tables[0] aren't known.
+func newIndex(s *state, bound []byte, whole bool) (*index, error) {
 	refs, err := s.merged()
 	if err != nil {
 		return nil, err
+	}
+	if !whole {
+		refs = refs[:sort.Search(len(refs), func(i int) bool { return comparePaths(s.path(refs[i]), bound) > 0 })]
 	}
 	extra := &table{name: "made up", owners: []owner{{}}}
 	x := &index{state: newState(append(append([]*table(nil), s.tables...), extra)), nodes: make([]node, 0, len(refs)+1)}

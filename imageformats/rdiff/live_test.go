@@ -26,7 +26,20 @@ type live struct {
 	src, repo string
 	now       int64
 	rng       *rand.Rand
+	mu        sync.Mutex                  // of truth
 	truth     map[int64]map[string]string // content by time and name
+}
+
+func (l *live) know(when int64, files map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.truth[when] = files
+}
+
+func (l *live) known(when int64) map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.truth[when]
 }
 
 func newLive(t *testing.T) *live {
@@ -100,7 +113,7 @@ func (l *live) backup() int64 {
 	if err != nil {
 		l.t.Error(err)
 	}
-	l.truth[l.now] = files
+	l.know(l.now, files)
 	return l.now
 }
 
@@ -108,7 +121,7 @@ func (l *live) backup() int64 {
 // others fail the test, and so do wrong bytes.
 func (l *live) check(tree *Tree) (good, changed int) {
 	l.t.Helper()
-	want := l.truth[tree.time]
+	want := l.known(tree.time)
 	seen := 0
 	err := treetest.Walk(l.t.Context(), tree, func(n treetest.Node) error {
 		if n.Type != guestfs.ModeRegular {
@@ -197,7 +210,7 @@ func TestSessionsMeanwhile(t *testing.T) {
 	rest := make([]byte, before.Size()-int64(len(half)))
 	if err := block.ReadFull(t.Context(), before, rest, int64(len(half))); err != nil {
 		t.Errorf("the rest of a file opened before: %v", err)
-	} else if got := string(half) + string(rest); got != l.truth[trees[2].time]["file2"] {
+	} else if got := string(half) + string(rest); got != l.known(trees[2].time)["file2"] {
 		t.Error("a file that was opened before the sessions has bytes of two versions")
 	}
 	if n := len(points(t, r)); n != 7 {
@@ -232,12 +245,7 @@ func (l *live) backupMeanwhile() {
 			}
 		}
 	}
-	added := make(map[int64]map[string]string, len(l.truth)+1)
-	for k, v := range l.truth {
-		added[k] = v
-	}
-	added[l.now] = files
-	l.truth = added
+	l.know(l.now, files)
 }
 
 // TestPointsVanish removes increments and takes a session back while trees of those

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sync/errgroup"
 	"io"
 	"io/fs"
+	"runtime"
 	"sync"
 	"weak"
 
@@ -120,6 +122,11 @@ func (r *Repository) table(ctx context.Context, m *metaInput) (*table, error) {
 	}
 	var t *table
 	err := m.read(ctx, func(in io.Reader) (err error) {
+		if m.gzip && m.file.Size() >= defaultLazy {
+			ahead := newReadAhead(in)
+			defer ahead.stop()
+			in = ahead
+		}
 		t, err = readTable(ctx, in, m.file.Name())
 		return err
 	})
@@ -196,20 +203,34 @@ func (r *Repository) state(ctx context.Context, l *listing, i int) (*state, erro
 		}
 		return newState([]*table{t}), nil
 	}
-	tables := make([]*table, len(files))
-	for k, f := range files {
-		m, err := r.openSession(ctx, f)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %w", err, errMoved)
-		}
-		if err != nil {
-			return nil, err
-		}
-		tables[k], err = r.table(ctx, &m)
-		m.file.Close()
-		if err != nil {
-			return nil, err
-		}
+	tables, err := r.sessionTables(ctx, files)
+	if err != nil {
+		return nil, err
 	}
 	return newState(tables), nil
+}
+
+// sessionTables returns metadata files in memory, several at a time.
+func (r *Repository) sessionTables(ctx context.Context, files []sessionFile) ([]*table, error) {
+	tables := make([]*table, len(files))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for k, f := range files {
+		g.Go(func() error {
+			m, err := r.openSession(ctx, f)
+			if errors.Is(err, fs.ErrNotExist) {
+				return moved(err)
+			}
+			if err != nil {
+				return err
+			}
+			defer m.file.Close()
+			tables[k], err = r.table(ctx, &m)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return tables, nil
 }

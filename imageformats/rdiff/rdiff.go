@@ -50,7 +50,7 @@ func Open(folder origin.Folder, dir string, opt imageformats.RepositoryOptions) 
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Repository{folder: folder, dir: dir, opt: opt}
+	return &Repository{folder: folder, dir: dir, opt: opt, lazyFrom: defaultLazy}
 }
 
 // Repository is an rdiff-backup repository. It is safe for parallel use.
@@ -58,6 +58,9 @@ type Repository struct {
 	folder origin.Folder
 	dir    string
 	opt    imageformats.RepositoryOptions
+	// lazyFrom is the size in bytes of a metadata file from which on no more of it
+	// is read than needed.
+	lazyFrom int64
 
 	mu  sync.Mutex // of cur
 	cur *listing

@@ -66,7 +66,7 @@ func (r *reader) use(ctx context.Context, fn func(*shared) error) (*shared, erro
 			return s, nil
 		}
 		if !errors.Is(err, origin.ErrChanged) || try == maxRetries {
-			return nil, fmt.Errorf("%s: %w", describe(r.tree.x.path(r.tree.x.nodes[r.node].rec)), err)
+			return nil, fmt.Errorf("%s: %w", describe(r.tree.wanted(r.node).path), err)
 		}
 		s, err = r.tree.content(ctx, r.node)
 		if err != nil {

@@ -260,11 +260,18 @@ func clip(b []byte) []byte { return b[:min(len(b), 200)] }
 
 // field reads the line of one field.
 func (s *scanner) field() error {
-	line := bytes.TrimLeft(s.line, " ")
-	name, value, ok := bytes.Cut(line, []byte(" "))
-	if !ok {
+	line := s.line
+	for len(line) > 0 && line[0] == ' ' {
+		line = line[1:]
+	}
+	n := 0
+	for n < len(line) && line[n] != ' ' { // names are too short for bytes.IndexByte to pay
+		n++
+	}
+	if n == len(line) {
 		return s.corrupt("field %q without a value", clip(line))
 	}
+	name, value := line[:n], line[n+1:]
 	var err error
 	switch string(name) {
 	case "Type":

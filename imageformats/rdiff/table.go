@@ -123,11 +123,19 @@ func readTable(ctx context.Context, in io.Reader, name string) (*table, error) {
 		default:
 			return nil, err
 		}
-		if t.text.full() {
-			return nil, s.corrupt("more than %d bytes of paths", maxText)
+		if err := t.take(s); err != nil {
+			return nil, err
 		}
-		t.add(&s.fields)
 	}
+}
+
+// take adds the record that s has read.
+func (t *table) take(s *scanner) error {
+	if t.text.full() {
+		return s.corrupt("more than %d bytes of paths", maxText)
+	}
+	t.add(&s.fields)
+	return nil
 }
 
 func (t *table) add(f *fields) {

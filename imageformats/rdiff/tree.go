@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,8 +21,9 @@ type Tree struct {
 	repo   *Repository
 	point  imageformats.RepositoryPoint
 	time   int64
-	x      *index
-	lost   bool // there is no metadata: sizes of older versions are found by opening them
+	x      *index  // the whole tree; nil with part
+	part   *prefix // what was read of it so far; nil with x
+	lost   bool    // there is no metadata: sizes of older versions are found by opening them
 	owners owners
 
 	xattrMu sync.Mutex
@@ -34,38 +38,97 @@ type Tree struct {
 // keepOpened is how many contents a tree keeps open for who asks for them next.
 const keepOpened = 256
 
-// OpenPoint implements imageformats.Repository. The Tree is a *Tree.
+// OpenPoint implements imageformats.Repository. The Tree is a *Tree. Of large
+// metadata no more is read than is asked for, so that damage further on shows then.
 func (r *Repository) OpenPoint(ctx context.Context, p imageformats.RepositoryPoint) (guestfs.Tree, error) {
-	var t *Tree
+	return r.openPoint(ctx, p, true)
+}
+
+// openPoint opens a point; unless lazy is set, t.x is its whole tree.
+func (r *Repository) openPoint(ctx context.Context, p imageformats.RepositoryPoint, lazy bool) (*Tree, error) {
+	t := &Tree{repo: r, point: p, kept: make(map[uint32]*shared)}
+	t.owners.numeric = r.opt.NumericIDs
 	err := r.settle(ctx, func(l *listing) error {
+		if t.part != nil {
+			t.part.close()
+			t.part = nil
+		}
 		i, err := l.locate(p)
 		if err != nil {
 			return err
 		}
-		s, err := r.state(ctx, l, i)
-		if err != nil {
-			return err
-		}
-		x, err := newIndex(s)
-		if err != nil {
-			return err
-		}
 		_, known := l.chain(i)
-		t = &Tree{repo: r, point: p, time: l.sessions[i].time, x: x, lost: !known, kept: make(map[uint32]*shared)}
-		return nil
+		t.time, t.lost = l.sessions[i].time, !known
+		if lazy {
+			if t.part, err = r.lazily(ctx, l, i, t); err != nil || t.part != nil {
+				return err
+			}
+		}
+		t.x, err = r.index(ctx, l, i)
+		return err
 	})
+	if err != nil {
+		if t.part != nil {
+			t.part.close()
+		}
+		return nil, err
+	}
+	if t.lost {
+		t.log().Warn("the metadata of this restore point is lost: names, attributes and times are those of the files in the repository")
+	}
+	if t.part == nil {
+		t.warnImplied(t.x)
+	}
+	return t, nil
+}
+
+func (t *Tree) log() *slog.Logger { return t.repo.opt.Logger.With("point", stampUTC(t.time)) }
+
+// warnImplied tells of directories in the whole tree that have no record.
+func (t *Tree) warnImplied(x *index) {
+	if x.implied > 0 {
+		t.log().Warn("directories without metadata are shown with made-up attributes", "count", x.implied)
+	}
+}
+
+// index builds the whole tree of the point sessions[i].
+func (r *Repository) index(ctx context.Context, l *listing, i int) (*index, error) {
+	s, err := r.state(ctx, l, i)
 	if err != nil {
 		return nil, err
 	}
-	t.owners.numeric = r.opt.NumericIDs
-	log := r.opt.Logger.With("point", stampUTC(t.time))
-	if t.lost {
-		log.Warn("the metadata of this restore point is lost: names, attributes and times are those of the files in the repository")
+	return newIndex(s, nil, true)
+}
+
+// load builds the whole tree from what the repository holds now.
+func (t *Tree) load(ctx context.Context) (x *index, err error) {
+	err = t.repo.settle(ctx, func(l *listing) error {
+		i, err := l.locate(t.point)
+		if err == nil {
+			x, err = t.repo.index(ctx, l, i)
+		}
+		return err
+	})
+	return x, err
+}
+
+// known returns the tree as far as it was read: every node that was ever told of is
+// in it.
+func (t *Tree) known() *index {
+	if t.part != nil {
+		return t.part.x.Load()
 	}
-	if x := t.x; x.implied > 0 {
-		log.Warn("directories without metadata are shown with made-up attributes", "count", x.implied)
+	return t.x
+}
+
+// whole returns the whole tree.
+func (t *Tree) whole(ctx context.Context) (*index, error) {
+	if t.part != nil {
+		if err := t.part.complete(ctx); err != nil {
+			return nil, err
+		}
 	}
-	return t, nil
+	return t.known(), nil
 }
 
 // noID is a file that the tree doesn't have.
@@ -73,16 +136,23 @@ func noID(id guestfs.ID) error {
 	return fmt.Errorf("%s: no inode %d: %w", format, id.Ino, guestfs.ErrNotExist)
 }
 
-// node returns the number of the node that id names.
-func (t *Tree) node(id guestfs.ID) (uint32, error) {
-	if id.Sub != 0 || id.Ino == 0 || id.Ino > uint64(len(t.x.nodes)) {
-		return 0, noID(id)
+// node returns the number of the node that id names, and the tree that has it.
+func (t *Tree) node(ctx context.Context, id guestfs.ID) (*index, uint32, error) {
+	x := t.known()
+	if id.Ino > uint64(len(x.nodes)) {
+		var err error
+		if x, err = t.whole(ctx); err != nil {
+			return nil, 0, err
+		}
 	}
-	return uint32(id.Ino - 1), nil
+	if id.Sub != 0 || id.Ino == 0 || id.Ino > uint64(len(x.nodes)) {
+		return nil, 0, noID(id)
+	}
+	return x, uint32(id.Ino - 1), nil
 }
 
 // id names a node; all names of a file have the id of the first.
-func (t *Tree) id(n uint32) guestfs.ID { return guestfs.ID{Ino: uint64(t.x.leader(n)) + 1} }
+func (x *index) id(n uint32) guestfs.ID { return guestfs.ID{Ino: uint64(x.leader(n)) + 1} }
 
 // Root implements guestfs.Tree.
 func (t *Tree) Root() guestfs.ID { return guestfs.ID{Ino: 1} }
@@ -90,11 +160,11 @@ func (t *Tree) Root() guestfs.ID { return guestfs.ID{Ino: 1} }
 // Attr implements guestfs.Tree. Times other than that of modification aren't
 // recorded, and that neither of symbolic links and devices: they are shown as 1970.
 func (t *Tree) Attr(ctx context.Context, id guestfs.ID) (guestfs.Attr, error) {
-	n, err := t.node(id)
+	x, n, err := t.node(ctx, id)
 	if err != nil {
 		return guestfs.Attr{}, err
 	}
-	a := t.x.attr(n, &t.owners)
+	a := x.attr(n, &t.owners)
 	if a.Size == noSize {
 		c, err := t.content(ctx, n)
 		if err != nil {
@@ -141,50 +211,64 @@ func recordAttr(rec *record, t *table, who *owners) guestfs.Attr {
 	return a
 }
 
-// dir returns the node of a directory.
-func (t *Tree) dir(ctx context.Context, id guestfs.ID) (uint32, error) {
+// dir returns the node of a directory, and the tree that has it.
+func (t *Tree) dir(ctx context.Context, id guestfs.ID) (*index, uint32, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	n, err := t.node(id)
+	x, n, err := t.node(ctx, id)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	if rec, _ := t.x.rec(t.x.nodes[n].rec); rec.mode&guestfs.ModeType != guestfs.ModeDir {
-		return 0, guestfs.ErrNotDir
+	if rec, _ := x.rec(x.nodes[n].rec); rec.mode&guestfs.ModeType != guestfs.ModeDir {
+		return nil, 0, guestfs.ErrNotDir
 	}
-	return n, nil
+	return x, n, nil
 }
 
 // Lookup implements guestfs.Tree.
 func (t *Tree) Lookup(ctx context.Context, dir guestfs.ID, name string) (guestfs.ID, error) {
-	d, err := t.dir(ctx, dir)
+	x, d, err := t.dir(ctx, dir)
 	if err != nil {
 		return guestfs.ID{}, err
 	}
-	n, ok := t.x.entry(d, name)
+	if t.part != nil {
+		path := []byte(name)
+		if p := x.path(x.nodes[d].rec); len(p) > 0 {
+			path = slices.Concat(p, []byte{'/'}, path)
+		}
+		if err := t.part.upTo(ctx, path); err != nil {
+			return guestfs.ID{}, err
+		}
+		x = t.known()
+	}
+	n, ok := x.entry(d, name)
 	if !ok {
 		return guestfs.ID{}, guestfs.ErrNotExist
 	}
-	return t.id(n), nil
+	return x.id(n), nil
 }
 
 // ReadDir implements guestfs.Tree, by ascending names.
 func (t *Tree) ReadDir(ctx context.Context, dir guestfs.ID, from uint64, emit func(guestfs.Dirent) bool) error {
-	d, err := t.dir(ctx, dir)
+	_, d, err := t.dir(ctx, dir)
 	if err != nil {
 		return err
 	}
-	nd := &t.x.nodes[d]
+	x, err := t.whole(ctx)
+	if err != nil {
+		return err
+	}
+	nd := &x.nodes[d]
 	for k := from; k < uint64(nd.n); k++ {
 		if k&0xfff == 0xfff {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 		}
-		n := t.x.children[nd.first+uint32(k)]
-		rec, table := t.x.rec(t.x.nodes[n].rec)
-		if !emit(guestfs.Dirent{Name: string(table.nameOf(rec)), ID: t.id(n), Type: rec.mode & guestfs.ModeType, Next: k + 1}) {
+		n := x.children[nd.first+uint32(k)]
+		rec, table := x.rec(x.nodes[n].rec)
+		if !emit(guestfs.Dirent{Name: string(table.nameOf(rec)), ID: x.id(n), Type: rec.mode & guestfs.ModeType, Next: k + 1}) {
 			return nil
 		}
 	}
@@ -192,12 +276,12 @@ func (t *Tree) ReadDir(ctx context.Context, dir guestfs.ID, from uint64, emit fu
 }
 
 // ReadLink implements guestfs.Tree.
-func (t *Tree) ReadLink(_ context.Context, id guestfs.ID) (string, error) {
-	n, err := t.node(id)
+func (t *Tree) ReadLink(ctx context.Context, id guestfs.ID) (string, error) {
+	x, n, err := t.node(ctx, id)
 	if err != nil {
 		return "", err
 	}
-	rec, table := t.x.rec(t.x.nodes[n].rec)
+	rec, table := x.rec(x.nodes[n].rec)
 	if rec.mode&guestfs.ModeType != guestfs.ModeSymlink {
 		return "", guestfs.ErrInvalid
 	}
@@ -206,7 +290,7 @@ func (t *Tree) ReadLink(_ context.Context, id guestfs.ID) (string, error) {
 
 // Open implements guestfs.Tree.
 func (t *Tree) Open(ctx context.Context, id guestfs.ID) (block.Reader, error) {
-	n, err := t.regular(id)
+	n, err := t.regular(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -220,14 +304,21 @@ func (t *Tree) Open(ctx context.Context, id guestfs.ID) (block.Reader, error) {
 }
 
 // regular returns the node of a regular file.
-func (t *Tree) regular(id guestfs.ID) (uint32, error) {
-	n, err := t.node(id)
+func (t *Tree) regular(ctx context.Context, id guestfs.ID) (uint32, error) {
+	x, n, err := t.node(ctx, id)
 	if err != nil {
 		return 0, err
 	}
-	n = t.x.leader(n)
-	switch rec, _ := t.x.rec(t.x.nodes[n].rec); rec.mode & guestfs.ModeType {
+	n = x.leader(n)
+	rec, _ := x.rec(x.nodes[n].rec)
+	switch rec.mode & guestfs.ModeType {
 	case guestfs.ModeRegular:
+		if rec.links != 0 {
+			// Another name further on may be the one with the SHA-1.
+			if _, err := t.whole(ctx); err != nil {
+				return 0, err
+			}
+		}
 		return n, nil
 	case guestfs.ModeDir:
 		return 0, guestfs.ErrIsDir
@@ -237,10 +328,11 @@ func (t *Tree) regular(id guestfs.ID) (uint32, error) {
 
 // wanted says which version the leader n is.
 func (t *Tree) wanted(n uint32) *wanted {
-	nd := t.x.nodes[n].rec
-	rec, table := t.x.rec(nd)
-	return &wanted{path: table.pathOf(rec), alt: t.x.altOf(nd), time: t.time, size: rec.size, mtime: rec.mtime,
-		digest: t.x.digestOf(n), lost: t.lost}
+	x := t.known()
+	nd := x.nodes[n].rec
+	rec, table := x.rec(nd)
+	return &wanted{path: table.pathOf(rec), alt: x.altOf(nd), time: t.time, size: rec.size, mtime: rec.mtime,
+		digest: x.digestOf(n), lost: t.lost}
 }
 
 // altOf returns where the parts lie of a path whose name is too long.
@@ -316,8 +408,12 @@ func (t *Tree) keep(n uint32, c *shared) {
 
 // Info implements guestfs.Tree. Sizes are those of the files.
 func (t *Tree) Info() guestfs.Info {
-	return guestfs.Info{Type: format, Label: time.Unix(t.time, 0).UTC().Format(time.RFC3339), Size: t.x.size, BlockSize: 4096,
-		Files: int64(len(t.x.nodes) - len(t.x.leaders)), Journal: guestfs.JournalNone}
+	x, err := t.whole(context.Background())
+	if err != nil {
+		x = t.known() // what can't be read isn't counted
+	}
+	return guestfs.Info{Type: format, Label: time.Unix(t.time, 0).UTC().Format(time.RFC3339), Size: x.size, BlockSize: 4096,
+		Files: int64(len(x.nodes) - len(x.leaders)), Journal: guestfs.JournalNone}
 }
 
 // Close implements guestfs.Tree. Files that are still being read stay open.
@@ -325,13 +421,16 @@ func (t *Tree) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
+	if t.part != nil {
+		t.part.release()
+	}
 	t.kept, t.order = nil, nil
 	return nil
 }
 
 // VerifyFile implements imageformats.Verifier.
 func (t *Tree) VerifyFile(ctx context.Context, id guestfs.ID) (known bool, err error) {
-	n, err := t.regular(id)
+	n, err := t.regular(ctx, id)
 	if err != nil {
 		return false, err
 	}
@@ -339,6 +438,7 @@ func (t *Tree) VerifyFile(ctx context.Context, id guestfs.ID) (known bool, err e
 	if err != nil {
 		return true, err
 	}
+	defer runtime.KeepAlive(c)
 	if c.digest == nil {
 		// Without a sum, that it can be read at its recorded size is all there is.
 		_, err := sumOf(ctx, c.r)

@@ -150,6 +150,9 @@ func (t *Tree) attributes(ctx context.Context) (*xattrSet, error) {
 	if t.xattrs != nil {
 		return t.xattrs, nil
 	}
+	if _, err := t.whole(ctx); err != nil {
+		return nil, err
+	}
 	set := &xattrSet{}
 	err := t.repo.settle(ctx, func(l *listing) error {
 		set = &xattrSet{of: make(map[uint32][]attribute)}
@@ -208,13 +211,13 @@ func (t *Tree) readBlocks(ctx context.Context, set *xattrSet, f sessionFile, par
 			if err != nil {
 				return b.corrupt("%s: %v", describe(b.filePath), err)
 			}
-			n, ok := t.x.node(b.filePath)
+			n, ok := t.known().node(b.filePath)
 			if !ok {
 				strange++
 				continue
 			}
 			// Names of one file have the same; those of the first count.
-			if lead := t.x.leader(n); lead == n {
+			if lead := t.known().leader(n); lead == n {
 				set.of[lead] = mergeAttributes(set.of[lead], attrs)
 			}
 		}
@@ -249,8 +252,9 @@ func (t *Tree) all(ctx context.Context, n uint32) ([]attribute, error) {
 	if err != nil {
 		return nil, err
 	}
-	n = t.x.leader(n)
-	return append(slices.Clone(set.of[n]), t.x.appleOf(t.x.nodes[n].rec)...), nil
+	x := t.known()
+	n = x.leader(n)
+	return append(slices.Clone(set.of[n]), x.appleOf(x.nodes[n].rec)...), nil
 }
 
 // appleOf returns what a record has of macOS's.
@@ -275,7 +279,7 @@ func (s *state) appleOf(r ref) []attribute {
 
 // ListXattr implements guestfs.Tree.
 func (t *Tree) ListXattr(ctx context.Context, id guestfs.ID) ([]string, error) {
-	n, err := t.node(id)
+	_, n, err := t.node(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +295,7 @@ func (t *Tree) ListXattr(ctx context.Context, id guestfs.ID) ([]string, error) {
 
 // Xattr implements guestfs.Tree.
 func (t *Tree) Xattr(ctx context.Context, id guestfs.ID, name string) ([]byte, error) {
-	n, err := t.node(id)
+	_, n, err := t.node(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -51,6 +51,8 @@ type Image struct {
 	// so that the runs of one request are better fetched side by side.
 	parallel bool
 	plans    sync.Pool // of *plan
+	far      bool      // a layer's file takes hints
+	hints    hints
 }
 
 var (
@@ -97,17 +99,22 @@ func open(ctx context.Context, file block.Reader, opt imageformats.OpenOptions) 
 	if !local(ctx, file) {
 		img.parallel = true
 	}
+	for _, l := range img.layers {
+		img.far = block.Prefetch(l.file) || img.far
+	}
+	img.hints.ctx, img.hints.cancel = context.WithCancel(context.Background())
 	img.plans.New = func() any { return new(plan) }
 	return img, nil
 }
 
-// local reports whether r's bytes lie in a host file.
+// local reports whether r's bytes lie in a host file for good: those of a cache
+// may have to be fetched.
 func local(ctx context.Context, r block.Reader) bool {
 	if r.Size() == 0 {
 		return true
 	}
 	e, err := block.ExtentAt(ctx, r, 0, 1)
-	return err == nil && (e.File != nil || e.Zero)
+	return err == nil && (e.File != nil && e.Stamp == 0 || e.Zero)
 }
 
 // Size returns the size of the disk that the guest saw, bytes.
@@ -116,5 +123,8 @@ func (img *Image) Size() int64 { return img.meta.size }
 // Info returns what the headers say, with warnings found by Open.
 func (img *Image) Info() imageformats.Info { return img.meta.info }
 
-// Close implements io.Closer; there is nothing to release.
-func (img *Image) Close() error { return nil }
+// Close implements io.Closer.
+func (img *Image) Close() error {
+	img.hints.close()
+	return nil
+}

@@ -11,8 +11,8 @@ import (
 // in, so that what is sparse there can stay sparse in a copy.
 func DataAt(ctx context.Context, r Reader, off, n int64) (Extent, error) {
 	e, err := ExtentAt(ctx, r, off, n)
-	if err != nil || e.Zero || e.File == nil {
-		return e, err
+	if err != nil || e.Zero || e.File == nil || e.Stamp != 0 {
+		return e, err // a hole in a cache's file is what has just been evicted
 	}
 	data, err := unix.Seek(int(e.File.Fd()), e.Off, unix.SEEK_DATA)
 	switch {

@@ -43,6 +43,9 @@ func (c *copier) content(ctx context.Context, f *os.File, r block.Reader) error 
 	if size == 0 {
 		return nil
 	}
+	if size < minMapped {
+		return c.small(ctx, f, r, int(size))
+	}
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
@@ -67,6 +70,27 @@ func (c *copier) content(ctx context.Context, f *os.File, r block.Reader) error 
 	return g.Wait()
 }
 
+// small writes all of r, of less than minMapped bytes, to the empty file f. Only
+// where a hole may be at its end must its length be set.
+func (c *copier) small(ctx context.Context, f *os.File, r block.Reader, size int) error {
+	buf := buffers.Get().(*[bufSize]byte)
+	defer buffers.Put(buf)
+	p := buf[:size]
+	if err := block.ReadFull(ctx, r, p, 0); err != nil {
+		return fmt.Errorf("read at 0: %w", err)
+	}
+	if p[size-1] == 0 {
+		if err := f.Truncate(int64(size)); err != nil {
+			return err
+		}
+	}
+	if err := writeSparse(f, p, 0); err != nil {
+		return err
+	}
+	c.opt.Progress.bytesDone(int64(size))
+	return nil
+}
+
 // part copies the bytes [off, end) of r to the same place in f, which reads as
 // zeros there.
 func (c *copier) part(ctx context.Context, f *os.File, r block.Reader, off, end int64) error {
@@ -81,7 +105,7 @@ func (c *copier) part(ctx context.Context, f *os.File, r block.Reader, off, end 
 				return err
 			case e.Zero && (e.Len >= minHole || off+e.Len == end):
 				n = e.Len
-			case e.File != nil && e.Len >= minRange && !c.noCopyRange.Load():
+			case e.File != nil && e.Stamp == 0 && e.Len >= minRange && !c.noCopyRange.Load():
 				if n, err = c.copyRange(ctx, f, off, e); err != nil {
 					return err
 				}

@@ -6,8 +6,8 @@
 // of the destination: every step down is one checked name below an os.Root of
 // its own, and symbolic links that lie in the destination are never followed.
 //
-// What is on disk when: the first files of a run are synchronised one by one,
-// and with them their directories; a run of more ends with one syncfs(2) of the
+// What is on disk when: at its end a run of few files synchronises them and their
+// directories one by one; a run of more ends with one syncfs(2) of the
 // destination's filesystem. A file that replaces another is always synchronised
 // before it does.
 package copyout

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +23,7 @@ func (c *copier) regular(ctx context.Context, j job, attr *guestfs.Attr, replace
 	}
 	var f *os.File
 	tmp, err := temp(func(name string) (err error) {
-		f, err = j.dir.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		f, err = j.dir.create(name)
 		return err
 	})
 	if err != nil {
@@ -40,7 +41,7 @@ func (c *copier) regular(ctx context.Context, j job, attr *guestfs.Attr, replace
 	if err = c.preserve(ctx, target{fd: int(f.Fd()), dir: j.dir, name: tmp, source: j.path, id: j.id, attr: attr}); err != nil {
 		return "", err
 	}
-	if err = c.synct.file(f, replace); err != nil {
+	if err = c.synct.file(f, path.Join(j.dir.name, j.name), replace); err != nil {
 		return "", err
 	}
 	if err = f.Close(); err != nil { // where NFS reports that the server is full

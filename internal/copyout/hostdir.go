@@ -190,7 +190,7 @@ func (c *copier) finishDir(ctx context.Context, fd *os.File, adopts bool, d late
 			c.failed(ctx, d.source, d.name, d.attr.Mode, err)
 		}
 	}
-	if err := c.synct.dir(fd); err != nil {
+	if err := c.synct.dir(fd, d.name); err != nil {
 		c.failed(ctx, d.source, d.name, d.attr.Mode, err)
 	}
 }

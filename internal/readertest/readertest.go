@@ -46,7 +46,8 @@ func (f File) Size() int64 {
 
 // Run checks r against want, which holds what r must, byte for byte. Offsets are
 // random but the same in each run; edges (bytes) adds places worth a look, such
-// as block boundaries.
+// as block boundaries. With -short, as under the race detector, there are fewer of
+// each kind.
 func Run(t *testing.T, r, want block.Reader, edges ...int64) {
 	t.Helper()
 	if r.Size() != want.Size() {
@@ -55,7 +56,7 @@ func Run(t *testing.T, r, want block.Reader, edges ...int64) {
 	t.Run("whole", func(t *testing.T) { whole(t, r, want) })
 	t.Run("limits", func(t *testing.T) { limits(t, r, want) })
 	t.Run("edges", func(t *testing.T) { around(t, r, want, edges) })
-	t.Run("random", func(t *testing.T) { random(t, r, want, 1, 200) })
+	t.Run("random", func(t *testing.T) { random(t, r, want, 1, few(200)) })
 	t.Run("parallel", func(t *testing.T) { parallel(t, r, want) })
 	if _, ok := r.(block.ContextReader); ok && r.Size() > 0 {
 		t.Run("context", func(t *testing.T) { cancelled(t, r) })
@@ -63,6 +64,14 @@ func Run(t *testing.T, r, want block.Reader, edges ...int64) {
 	if _, ok := r.(block.Mapper); ok {
 		t.Run("extents", func(t *testing.T) { extents(t, r, want) })
 	}
+}
+
+// few returns n, or an eighth of it with -short.
+func few(n int) int {
+	if testing.Short() {
+		return n / 8
+	}
+	return n
 }
 
 // Hash returns the SHA-256 of r's bytes, read in pieces of n bytes.
@@ -80,7 +89,11 @@ func whole(t *testing.T, r, want block.Reader) {
 	if err != nil {
 		t.Fatalf("reading what is wanted: %v", err)
 	}
-	for _, n := range []int{1 << 20, 300_001} { // aligned and not
+	pieces := []int{300_001, 1 << 20} // aligned and not
+	if testing.Short() {
+		pieces = pieces[:1]
+	}
+	for _, n := range pieces {
 		got, err := Hash(r, n)
 		if err != nil || got != exp {
 			t.Fatalf("read in pieces of %d bytes: hash %s, error %v; want %s%s", n, got, err, exp, firstDifference(r, want))
@@ -205,7 +218,8 @@ func around(t *testing.T, r, want block.Reader, edges []int64) {
 	edges = append([]int64{0, 511, 512, 4096, 64 << 10, 1 << 20, 2 << 20, size / 2, size - 4096, size - 512, size}, edges...)
 	for _, e := range edges {
 		for _, before := range []int64{0, 1, 511, 512, 4097} {
-			for _, n := range []int64{1, 2, 512, 513, 8195, 70_000} {
+			lengths := []int64{1, 513, 70_000, 2, 512, 8195}
+			for _, n := range lengths[:max(3, few(len(lengths)))] {
 				compare(t, r, want, e-before, n)
 			}
 		}
@@ -225,7 +239,7 @@ func random(t *testing.T, r, want block.Reader, seed uint64, count int) {
 func parallel(t *testing.T, r, want block.Reader) {
 	var wg sync.WaitGroup
 	for i := range 8 {
-		wg.Go(func() { random(t, r, want, uint64(100+i), 25) })
+		wg.Go(func() { random(t, r, want, uint64(100+i), few(25)) })
 	}
 	wg.Wait()
 }
@@ -279,7 +293,8 @@ func extents(t *testing.T, r, want block.Reader) {
 		}
 		return true
 	}
-	for _, step := range []int64{size, 100_000} {
+	steps := []int64{size, 100_000}
+	for _, step := range steps[:max(1, few(len(steps)))] {
 		for off := int64(0); off < size; {
 			e, err := block.ExtentAt(ctx, r, off, step)
 			if err != nil {
@@ -295,7 +310,7 @@ func extents(t *testing.T, r, want block.Reader) {
 		}
 	}
 	rng := rand.New(rand.NewPCG(7, 7))
-	for range min(200, size) {
+	for range min(int64(few(200)), size) {
 		off := rng.Int64N(size)
 		e, err := block.ExtentAt(ctx, r, off, 1+rng.Int64N(size))
 		if err != nil {

@@ -20,7 +20,7 @@ type Server struct {
 	Host string
 
 	dir string
-	pid int
+	cmd *exec.Cmd
 	t   testing.TB
 }
 
@@ -68,11 +68,9 @@ func Start(t testing.TB) *Server {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s.pid = cmd.Process.Pid
+	s.cmd = cmd
 	t.Cleanup(func() {
-		s.Disconnect()
-		cmd.Process.Kill()
-		cmd.Wait() //nolint:errcheck // killed
+		s.Stop()
 		log.Close()
 	})
 	for range 100 {
@@ -114,5 +112,12 @@ func (s *Server) Forget() { s.write("known_hosts", "") }
 // be made.
 func (s *Server) Disconnect() {
 	// A process of the server's for each connection.
-	exec.Command("pkill", "-9", "-P", strconv.Itoa(s.pid)).Run() //nolint:errcheck // none is there
+	exec.Command("pkill", "-9", "-P", strconv.Itoa(s.cmd.Process.Pid)).Run() //nolint:errcheck // none is there
+}
+
+// Stop ends the server and all connections.
+func (s *Server) Stop() {
+	s.Disconnect()
+	s.cmd.Process.Kill()
+	s.cmd.Wait() //nolint:errcheck // killed
 }

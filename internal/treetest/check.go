@@ -36,6 +36,9 @@ func (o *Options) defaults() {
 	if o.Resume == 0 {
 		o.Resume = 300
 	}
+	if testing.Short() { // as under the race detector
+		o.Bytes, o.Resume = o.Bytes/8, o.Resume/8
+	}
 }
 
 // Check verifies that tree, which must be sound, keeps the contract of

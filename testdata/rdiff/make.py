@@ -212,8 +212,96 @@ def first(top):
     c.done(hardlinks=True)
 
 
+def cli(top):
+    """A small home directory with names and texts that people can read, backed up
+    before and after the night in which Europe's clocks went back; the same with an
+    interrupted session after it; and the same with a damaged increment."""
+    c = Case(top, "cli")
+    c.time = 1_698_370_200 - DAY  # the first session is of 2023-10-27T01:30:00Z
+    clock = [1_690_000_000]
+
+    def touch(path):
+        clock[0] += 60
+        os.utime(path, (clock[0], clock[0]), follow_symlinks=False)
+
+    def path(name):
+        return os.path.join(c.src, name)
+
+    def write(name, data, mode=0o644, owner=0):
+        os.makedirs(os.path.dirname(path(name)), exist_ok=True)
+        with open(path(name), "wb") as f:
+            f.write(data if isinstance(data, bytes) else data.encode())
+        os.chmod(path(name), mode)
+        os.chown(path(name), owner, owner)
+        touch(path(name))
+
+    def directories():
+        for d, _, _ in os.walk(c.src):
+            os.utime(d, (1_690_000_000, 1_690_000_000))
+
+    write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nada:x:4711:4711::/home/ada:/bin/sh\n")
+    write("etc/group", "root:x:0:\nstaff:x:4711:\n")
+    write("etc/app.conf", "listen 80\nworkers 2\nlog /var/log/app\n")
+    write("home/ada/report.txt", "draft 1\n", 0o640, 4711)
+    write("home/ada/photos/one.jpg", b"\xff\xd8\x00one")
+    write("home/ada/old/a.txt", "a\n")
+    write("home/ada/old/b.txt", "b\n")
+    write("home/ada/notes.txt", "notes\n", 0o600, 4711)
+    write("home/ada/linked", "two names\n")
+    os.link(path("home/ada/linked"), path("home/ada/other name"))
+    os.symlink("report.txt", path("home/ada/latest"))
+    os.symlink("home/ada", path("ada"))
+    write("home/ada/comment", "c\n")
+    os.setxattr(path("home/ada/comment"), "user.comment", b"a comment")
+    posix1e.ACL(text="u::rw-,u:4242:rw-,g::r--,m::rw-,o::---").applyto(path("home/ada/comment"))
+    os.makedirs(path("dev"))
+    os.mknod(path("dev/null"), 0o020666, os.makedev(1, 3))
+    os.chmod(path("dev/null"), 0o666)
+    os.mkfifo(path("dev/fifo"), 0o640)
+    touch(path("dev/fifo"))
+    with open(path("sparse"), "wb") as f:
+        f.seek(1 << 20)
+        f.write(b"end\n")
+    touch(path("sparse"))
+    directories()
+    c.backup(zone="Europe/Berlin")
+
+    write("etc/app.conf", "listen 8080\nworkers 2\nlog /var/log/app\n")
+    write("home/ada/report.txt", "draft 2, longer\n", 0o640, 4711)
+    write("home/ada/photos/one.jpg", b"\xff\xd8\x00one, edited")
+    os.remove(path("home/ada/notes.txt"))
+    directories()
+    c.backup(zone="Europe/Berlin")
+
+    os.remove(path("home/ada/report.txt"))
+    shutil.rmtree(path("home/ada/old"))
+    os.chmod(path("etc/app.conf"), 0o600)
+    directories()
+    c.backup(zone="America/St_Johns")
+
+    write("home/ada/notes.txt", "notes again\n", 0o600, 4711)
+    write("etc/app.conf", "listen 8080\nworkers 4\nlog /var/log/app\n", 0o600)
+    write("home/ada/new.txt", "new\n")
+    directories()
+    c.backup(zone="Europe/Berlin")
+
+    def copy(name):
+        shutil.copytree(c.repo, os.path.join(c.dir, name), symlinks=True, copy_function=source.copy_node)
+        return os.path.join(c.dir, name)
+
+    write("etc/app.conf", "listen 9090\n")
+    session.run("--current-time", str(c.time + DAY), "--api-version", "201", "backup", c.src, copy("interrupted"),
+                crash_after=80, check=False)
+    damaged = os.path.join(copy("damaged"), "rdiff-backup-data", "increments", "home", "ada")
+    for n in os.listdir(damaged):
+        if n.startswith("report.txt.2023-10-27") and n.endswith(".diff.gz"):
+            with open(os.path.join(damaged, n), "r+b") as f:
+                f.truncate(os.path.getsize(f.name) - 9)
+    c.done(hardlinks=True)
+
+
 CASES = [everything, api200, plain, plain200, nolinks, zones, colon, upper, lower, negated, special, long, removed, lost,
-         crashed, first]
+         crashed, first, cli]
 
 
 def main():

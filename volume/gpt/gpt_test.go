@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -217,7 +218,7 @@ func TestFields(t *testing.T) {
 	v.Reader = nil
 	want := volume.Volume{Name: "p1", Scheme: "gpt", Number: 1, Start: 40 * 512, Type: "0fc63daf-8483-4772-8e79-3d69d8477de4",
 		Label: "größe 日本", ID: "11111111-2222-3333-4444-555555555555"}
-	if v != want {
+	if !reflect.DeepEqual(v, want) {
 		t.Errorf("got %+v\nwant %+v", v, want)
 	}
 	if v := table.Volumes[2]; !v.Active || v.Type != "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" {

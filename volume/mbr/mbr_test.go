@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -119,7 +120,7 @@ func TestFields(t *testing.T) {
 		t.Errorf("size %d", v.Size())
 	}
 	v.Reader = nil
-	if want := (volume.Volume{Name: "p6", Scheme: "mbr", Number: 6, Start: 24 * 4096, Type: "0x83", ID: "1a2b3c4d-06"}); v != want {
+	if want := (volume.Volume{Name: "p6", Scheme: "mbr", Number: 6, Start: 24 * 4096, Type: "0x83", ID: "1a2b3c4d-06"}); !reflect.DeepEqual(v, want) {
 		t.Errorf("got %+v\nwant %+v", v, want)
 	}
 }
