@@ -29,15 +29,34 @@ func (b *bench) mount(s snapshot, dir string) (files string, err error) {
 	return filepath.Join(b.path("mnt"), "latest/files"), nil
 }
 
-func (b *bench) umount() error { return versus.Shell(b.work, b.yester+" umount mnt") }
+// umount unmounts, and waits for the process that served the mount: it writes the
+// last blocks to the cache after the mount has gone.
+func (b *bench) umount() error {
+	pid, err := b.pid()
+	if err := errors.Join(err, versus.Shell(b.work, b.yester+" umount mnt")); err != nil {
+		return err
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err != nil || strings.Contains(string(stat), ") Z ") {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("process %d goes on a minute after its mount", pid)
+		}
+	}
+}
 
-// peak is the highest memory use of the mount, so far.
-func (b *bench) peak() (int64, error) {
+func (b *bench) pid() (int, error) {
 	text, err := os.ReadFile(b.path("mount.pid"))
 	if err != nil {
 		return 0, err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// peak is the highest memory use of the mount, so far.
+func (b *bench) peak() (int64, error) {
+	pid, err := b.pid()
 	if err != nil {
 		return 0, err
 	}
