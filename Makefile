@@ -42,6 +42,9 @@ bench: build ## compare with the peers in one run; prints ratios
 	@testdata/deps.sh bench
 	$(GO) run ./testdata/bench -yester $(CURDIR)/$(BIN)
 	$(GO) run ./testdata/iscsi-bench -rounds 3
+	$(GO) run ./testdata/formats-bench -yester $(CURDIR)/$(BIN)
+	$(GO) run ./testdata/rdiff-bench -yester $(CURDIR)/$(BIN)
+	$(GO) run ./testdata/ebs-bench -yester $(CURDIR)/$(BIN)
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME (30s)

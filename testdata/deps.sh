@@ -48,7 +48,7 @@ test="$demo
 case "${1:-}" in
 demo) want=$demo ;;
 test) want=$test ;;
-bench) want="$test openssl:openssl time:-/usr/bin/time tgt:tgtd" ;;
+bench) want="$test openssl:openssl rdiff-backup-fs:rdiff-backup-fs time:-/usr/bin/time tgt:tgtd" ;;
 *) echo "usage: $0 demo|test|bench" >&2; exit 2 ;;
 esac
 

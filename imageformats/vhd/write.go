@@ -88,6 +88,14 @@ func WriteDiff(ctx context.Context, w io.WriterAt, src, parent block.Reader, opt
 	bitmap := make([]byte, b.bitmapSize)
 	for off := int64(0); off < src.Size(); off += b.blockSize {
 		n := min(b.blockSize, src.Size()-off)
+		if hole, err := sparse.HoleInBoth(ctx, src, parent, off, n); err != nil {
+			return fmt.Errorf("vhd: write differencing: %w", err)
+		} else if hole {
+			if opt.Progress != nil {
+				opt.Progress(off + n)
+			}
+			continue
+		}
 		if err := readZeroed(ctx, src, now, off, n); err != nil {
 			return fmt.Errorf("vhd: write differencing: %w", err)
 		}

@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -133,3 +134,62 @@ func TestQEMUReads(t *testing.T) {
 		t.Errorf("image of one block: %v, %v", st, err)
 	}
 }
+
+// hollow is a terabyte of zeros that says so and can't be read, but for a megabyte
+// of ones at 1 << 39.
+type hollow struct{ ones bool }
+
+func (hollow) Size() int64 { return 1 << 40 }
+
+func (h hollow) ReadAt(p []byte, off int64) (int, error) {
+	if off < 1<<39 || off+int64(len(p)) > 1<<39+64<<20 {
+		return 0, syscall.EIO
+	}
+	for i := range p {
+		p[i] = 0
+		if h.ones && off+int64(i) < 1<<39+1<<20 {
+			p[i] = 1
+		}
+	}
+	return len(p), nil
+}
+
+func (h hollow) Extent(_ context.Context, off, n int64) (block.Extent, error) {
+	switch {
+	case !h.ones || off >= 1<<39+1<<20:
+		return block.Extent{Len: n, Zero: true}, nil
+	case off < 1<<39:
+		return block.Extent{Len: min(n, 1<<39-off), Zero: true}, nil
+	}
+	return block.Extent{Len: min(n, 1<<39+1<<20-off)}, nil
+}
+
+// TestDiffOfHoles compares two disks that are nearly all holes, without reading them.
+func TestDiffOfHoles(t *testing.T) {
+	for _, c := range []struct{ src, parent hollow }{{hollow{true}, hollow{false}}, {hollow{false}, hollow{true}}} {
+		var done int64
+		path := filepath.Join(t.TempDir(), "diff")
+		create(t, path, func(f *os.File) error {
+			return WriteDiff(t.Context(), f, c.src, c.parent, DiffOptions{ParentID: [16]byte{1}, WriteOptions: WriteOptions{ID: [16]byte{2}, Progress: func(n int64) { done = n }}})
+		})
+		img, err := Format.Open(t.Context(), openFile(t, path), imageformats.OpenOptions{Parent: hollowImage{c.parent},
+			ParentInfo: &imageformats.Info{Format: "vhd", Size: 1 << 40, ID: "01000000-0000-0000-0000-000000000000"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, want := make([]byte, 1<<20), make([]byte, 1<<20)
+		if err := block.ReadFull(t.Context(), img, p, 1<<39); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.src.ReadAt(want, 1<<39); err != nil || !bytes.Equal(p, want) {
+			t.Errorf("wrong bytes, %v", err)
+		}
+		if done != 1<<40 {
+			t.Errorf("progress ends at %d", done)
+		}
+	}
+}
+
+type hollowImage struct{ hollow }
+
+func (hollowImage) Close() error { return nil }

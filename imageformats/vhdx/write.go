@@ -181,6 +181,14 @@ func (b *builder) diffChunk(ctx context.Context, src, parent block.Reader, off, 
 	now, was := make([]byte, piece), make([]byte, piece)
 	for start := off; start < off+n; start += b.opt.BlockSize {
 		blockLen := min(b.opt.BlockSize, off+n-start)
+		if hole, err := sparse.HoleInBoth(ctx, src, parent, start, blockLen); err != nil {
+			return err
+		} else if hole {
+			if b.opt.Progress != nil {
+				b.opt.Progress(min(start+blockLen, src.Size()))
+			}
+			continue
+		}
 		at, changed := b.end, int64(0) // changed counts sectors
 		for rel := int64(0); rel < blockLen; rel += piece {
 			m := min(piece, blockLen-rel)

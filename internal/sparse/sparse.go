@@ -202,3 +202,25 @@ func WriteData(w io.WriterAt, b []byte, off int64, grain int) error {
 	}
 	return nil
 }
+
+// Hole reports whether r is known (block.Mapper) to be zeros in [off, off+n): all
+// of it, without reading. What lies beyond the end of r counts as zeros.
+func Hole(ctx context.Context, r block.Reader, off, n int64) (bool, error) {
+	for end := min(off+n, r.Size()); off < end; {
+		e, err := block.ExtentAt(ctx, r, off, end-off)
+		if err != nil || !e.Zero {
+			return false, err
+		}
+		off += e.Len
+	}
+	return true, nil
+}
+
+// HoleInBoth reports whether Hole holds for a and for b.
+func HoleInBoth(ctx context.Context, a, b block.Reader, off, n int64) (bool, error) {
+	hole, err := Hole(ctx, a, off, n)
+	if err != nil || !hole {
+		return false, err
+	}
+	return Hole(ctx, b, off, n)
+}

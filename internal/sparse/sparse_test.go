@@ -118,3 +118,28 @@ func TestWrite(t *testing.T) {
 		}
 	}
 }
+
+func TestHole(t *testing.T) {
+	b := make(readertest.Bytes, 10_500)
+	b[7000] = 1
+	src := &mapped{Bytes: b}
+	for _, c := range []struct {
+		off, n int64
+		r      block.Reader
+		want   bool
+	}{
+		{0, 7000, src, true}, {0, 7001, src, false}, {7000, 1, src, false}, {8000, 2500, src, true}, {8000, 1 << 30, src, true},
+		{1 << 20, 10, src, true}, {0, 10, b, false},
+	} {
+		got, err := Hole(t.Context(), c.r, c.off, c.n)
+		if err != nil || got != c.want {
+			t.Errorf("[%d, +%d) of a %T: %t, %v", c.off, c.n, c.r, got, err)
+		}
+		if both, err := HoleInBoth(t.Context(), &mapped{Bytes: make(readertest.Bytes, 100_000)}, c.r, c.off, c.n); err != nil || both != c.want {
+			t.Errorf("[%d, +%d) of a %T and a hole: %t, %v", c.off, c.n, c.r, both, err)
+		}
+	}
+	if n := src.read.Load(); n != 0 {
+		t.Errorf("%d bytes were read", n)
+	}
+}

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 """Makes the repositories that the benchmarks read, with the real rdiff-backup:
 DIR/many holds 20,000 files in 40 points, of which a hundredth changes each time;
-DIR/large one file of 200 MiB in 31 points, of which a few hundred KiB change. What
-is there already is kept. It takes a minute or two.
+DIR/large one file of 200 MiB in 31 points, of which a few hundred KiB change; DIR/points
+a handful of files in 1,000 points. What is there already is kept. It takes a few
+minutes.
 
 Usage: bench.py DIR [FILES POINTS MIB INCREMENTS]"""
 
@@ -72,10 +73,24 @@ def large(top, mib, increments):
     shutil.rmtree(src)
 
 
+def small(top, points):
+    src = os.path.join(top, "src")
+    os.makedirs(src)
+    for i in range(points):
+        for name in ("a", "b", "c") if not i else ("a",):
+            p = os.path.join(src, name)
+            with open(p, "w") as f:
+                f.write(f"{name} at {i}\n" * 20)
+            os.utime(p, (EPOCH + i * DAY - 60,) * 2)
+        backup(src, os.path.join(top, "repo"), i)
+    shutil.rmtree(src)
+
+
 def main():
     top = sys.argv[1]
     files, points, mib, increments = [int(a) for a in sys.argv[2:]] or (20_000, 40, 200, 30)
-    for name, make in (("many", lambda d: many(d, files, points)), ("large", lambda d: large(d, mib, increments))):
+    for name, make in (("many", lambda d: many(d, files, points)), ("large", lambda d: large(d, mib, increments)),
+                       ("points", lambda d: small(d, 1_000))):
         done = os.path.join(top, name)
         if os.path.isdir(done):
             continue
