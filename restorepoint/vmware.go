@@ -16,6 +16,7 @@ func (sv *survey) vmware() {
 	for _, name := range sv.scope.named(".vswp") {
 		swaps[path.Dir(name)] = append(swaps[path.Dir(name)], path.Base(name))
 	}
+	machines := make(map[string]vmwareMachine) // by folder, the first in it
 	for _, name := range sv.scope.named(".vmx") {
 		if sv.ctx.Err() != nil {
 			return
@@ -36,6 +37,16 @@ func (sv *survey) vmware() {
 		}
 		m.place = undatedDir(sv.scope.rel(name), sv.src.opt.Location)
 		m.find()
+		if _, ok := machines[m.dir]; !ok {
+			machines[m.dir] = m
+		}
+	}
+	// What is left of earlier snapshots is no state that a machine was in.
+	for _, f := range sv.images {
+		if m, ok := machines[path.Dir(f.name)]; ok && !sv.claimed[f] && f.format.Name == "vmdk" {
+			sv.claimed[f] = true
+			sv.ignore(f.name, fmt.Sprintf("not a disk of machine %s by %s, nor of a snapshot of it", m.name, m.config), nil)
+		}
 	}
 }
 
@@ -74,13 +85,6 @@ func (m *vmwareMachine) find() {
 			for _, a := range f.chain() {
 				m.claimed[a] = m.claimed[a] || path.Dir(a.name) == m.dir
 			}
-		}
-	}
-	// What is left of earlier snapshots is no state that the machine was in.
-	for _, f := range m.images {
-		if !m.claimed[f] && path.Dir(f.name) == m.dir && f.format.Name == "vmdk" {
-			m.claimed[f] = true
-			m.ignore(f.name, fmt.Sprintf("not a disk of machine %s by %s, nor of a snapshot of it", m.name, m.config), nil)
 		}
 	}
 }
@@ -130,7 +134,7 @@ func (m *vmwareMachine) runsOn(s *layout.VMSnapshot) bool {
 // base is what all states of the machine have in common.
 func (m *vmwareMachine) base(d layout.Disk, config string) diskState {
 	st := diskState{
-		machine: m.name, place: m.place, disk: diskName(d.Node), layout: LayoutVMware,
+		machine: m.name, place: m.place, config: m.config, disk: diskName(d.Node), layout: LayoutVMware,
 		image: m.survey.find(m.dir, d.File), file: path.Join(m.dir, path.Base(strings.ReplaceAll(d.File, `\`, "/"))),
 	}
 	for i, own := range m.vmx.Disks {
