@@ -218,6 +218,7 @@ func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
 		t, ok := s.texts[i.Name] // what was read isn't left out
 		return ok && t.err == nil && errors.Is(i.Err, ondisk.ErrFormat)
 	})
+	s.suspectAll(found.ignored)
 	states = append(states, s.folderStates(rest)...)
 	points := s.assemble(twice(states))
 	var warnings []Warning
@@ -256,7 +257,8 @@ func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile
 	for _, i := range ignored {
 		if i.Name == s.only {
 			if p, ok := s.probed[i.Name]; ok {
-				return nil, fmt.Errorf("%s: %w", s.location, p.err)
+				err, _ := s.suspect(i.Name, p.err)
+				return nil, fmt.Errorf("%s: %w", s.location, err)
 			}
 			return nil, fmt.Errorf("%s: %s", s.location, i.Reason)
 		}
