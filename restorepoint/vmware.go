@@ -172,7 +172,7 @@ func (m *vmwareMachine) snapshot(s *layout.VMSnapshot, vsc *layout.VMSnapshot) {
 		st.name, st.group = name, fmt.Sprintf("%s snapshot %s", m.config, s.UID)
 		st.time, st.from = s.Time, FromSnapshot
 		if s.Time.IsZero() {
-			st.time, st.from = m.stateTime(m.config, st.image)
+			st.time, st.from = m.configTime(st.image)
 		}
 		st.consistency = CrashConsistent
 		st.provenance = fmt.Sprintf("VMware snapshot %q", name)
@@ -205,7 +205,7 @@ func (m *vmwareMachine) running(list *layout.VMSD, vsc *layout.VMSnapshot) {
 		images = append(images, st.image)
 		states = append(states, st)
 	}
-	t, from := m.stateTime(m.config, images...)
+	t, from := m.configTime(images...)
 	for _, st := range states {
 		st.time, st.from, st.group = t, from, m.config
 		st.provenance = "VMware machine"
@@ -222,6 +222,16 @@ func (m *vmwareMachine) running(list *layout.VMSD, vsc *layout.VMSnapshot) {
 		}
 		m.add(st)
 	}
+}
+
+// configTime dates a state of the machine that isn't dated by itself: where its
+// disks are missing, by when its configuration was written.
+func (m *vmwareMachine) configTime(images ...*imageFile) (time.Time, TimeFrom) {
+	t, from := m.stateTime(m.config, images...)
+	if t.IsZero() {
+		t = m.scope.files[m.config].ModTime.UTC()
+	}
+	return t, from
 }
 
 // poweredOn reports whether the machine's swap file is there, which it has while it
