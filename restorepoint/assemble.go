@@ -17,6 +17,7 @@ const DefaultGroupWindow = 15 * time.Minute
 
 // assemble makes points of the states of all scopes.
 func (s *Source) assemble(states []diskState) []Point {
+	s.separateConfigs(states)
 	separate(states)
 	byMachine := make(map[string][]diskState)
 	for _, st := range states {

@@ -20,6 +20,7 @@ import (
 type diskState struct {
 	machine string
 	place   string // tells machines of one name apart; empty where nothing does
+	config  string // the configuration that describes the machine; empty where none does
 	disk    string
 	rank    int // of the disk within its machine
 	time    time.Time

@@ -123,7 +123,7 @@ func (sv *survey) hyperVMachines(dir string, configs []*hyperVConfig) {
 func (sv *survey) hyperVState(dir string, c, of *hyperVConfig) {
 	st := diskState{place: undatedDir(path.Join(sv.scope.rel(dir), "x"), sv.src.opt.Location), layout: LayoutHyperV, group: c.name, provenance: "Hyper-V machine"}
 	if of != nil {
-		st.machine = layout.SafeName(of.Name)
+		st.machine, st.config = layout.SafeName(of.Name), of.name
 	}
 	if st.machine == "" {
 		st.machine = layout.SafeName(c.Name)

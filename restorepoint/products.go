@@ -107,7 +107,7 @@ func (sv *survey) domain(name, machine string, disks []layout.Disk) {
 	}
 	for i, disk := range disks {
 		st := diskState{
-			machine: machine, place: undatedDir(sv.scope.rel(name), sv.src.opt.Location),
+			machine: machine, place: undatedDir(sv.scope.rel(name), sv.src.opt.Location), config: name,
 			disk: diskName(disk.Node), rank: i, layout: LayoutLibvirt, provenance: "libvirt domain " + machine,
 		}
 		if st.disk == "" {

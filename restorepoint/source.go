@@ -218,6 +218,7 @@ func (s *Source) listAll(ctx context.Context) (*Catalogue, error) {
 		t, ok := s.texts[i.Name] // what was read isn't left out
 		return ok && t.err == nil && errors.Is(i.Err, ondisk.ErrFormat)
 	})
+	s.suspectAll(found.ignored)
 	states = append(states, s.folderStates(rest)...)
 	points := s.assemble(twice(states))
 	var warnings []Warning
@@ -256,7 +257,8 @@ func (s *Source) onlyChain(images []*imageFile, ignored []Ignored) ([]*imageFile
 	for _, i := range ignored {
 		if i.Name == s.only {
 			if p, ok := s.probed[i.Name]; ok {
-				return nil, fmt.Errorf("%s: %w", s.location, p.err)
+				err, _ := s.suspect(i.Name, p.err)
+				return nil, fmt.Errorf("%s: %w", s.location, err)
 			}
 			return nil, fmt.Errorf("%s: %s", s.location, i.Reason)
 		}
@@ -362,8 +364,9 @@ func (s *Source) ownTime(f *imageFile) (time.Time, TimeFrom) {
 // machineNames names the machine of every image. The images of a chain are one
 // machine's; so are images in one folder whose names differ in their date only,
 // and images of one name in folders that are dates. The name is what their file
-// names have in common without the date, or else the folder's; where two
-// machines would have the same name, the folder tells them apart.
+// names have in common without the date, or else the folder's, or, where that
+// would be the name of several chains, that of the chain's base; where two machines
+// would still have the same name, the folder tells them apart.
 func (s *Source) machineNames(images []*imageFile) map[*imageFile]string {
 	type place struct{ stem, folder, dir string }
 	places := make(map[*imageFile]place, len(images))
@@ -380,6 +383,17 @@ func (s *Source) machineNames(images []*imageFile) map[*imageFile]string {
 	}
 	names := make(map[*imageFile]string, len(images))
 	dirs := make(map[string]map[string]bool) // name -> folders it was found in
+	// Chains that have the folder's name, and those that are called like it: where
+	// several in one folder are, the base's own name tells them apart, in every scope.
+	type title struct{ dir, name string }
+	type held struct {
+		title
+		scope *scope
+	}
+	named := make(map[*imageFile]string, len(members)) // by the chain's base
+	byFolder := make(map[*imageFile]bool)
+	stems := make(map[held]map[string]bool)
+	shared := make(map[title]bool)
 	for base, chain := range members {
 		pl := places[base]
 		name := pl.stem
@@ -389,7 +403,20 @@ func (s *Source) machineNames(images []*imageFile) map[*imageFile]string {
 			}
 		}
 		if name == "" {
-			name = pl.folder
+			name, byFolder[base] = pl.folder, true
+		}
+		named[base] = name
+		k := held{title{pl.dir, name}, base.scope}
+		if stems[k] == nil {
+			stems[k] = make(map[string]bool)
+		}
+		stems[k][pl.stem] = true
+		shared[k.title] = shared[k.title] || len(stems[k]) > 1
+	}
+	for base, chain := range members {
+		pl, name := places[base], named[base]
+		if byFolder[base] && pl.stem != "" && shared[title{pl.dir, name}] {
+			name = pl.stem
 		}
 		for _, f := range chain {
 			names[f] = name

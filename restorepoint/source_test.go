@@ -106,6 +106,16 @@ func lines(c *Catalogue) []string {
 	return out
 }
 
+// list lists the source.
+func (s source) list(src *Source) *Catalogue {
+	s.t.Helper()
+	c, err := src.List(context.Background())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
+}
+
 func (s source) expect(src *Source, want ...string) *Catalogue {
 	s.t.Helper()
 	c, err := src.List(context.Background())

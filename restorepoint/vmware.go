@@ -16,6 +16,7 @@ func (sv *survey) vmware() {
 	for _, name := range sv.scope.named(".vswp") {
 		swaps[path.Dir(name)] = append(swaps[path.Dir(name)], path.Base(name))
 	}
+	machines := make(map[string]vmwareMachine) // by folder, the first in it
 	for _, name := range sv.scope.named(".vmx") {
 		if sv.ctx.Err() != nil {
 			return
@@ -36,6 +37,16 @@ func (sv *survey) vmware() {
 		}
 		m.place = undatedDir(sv.scope.rel(name), sv.src.opt.Location)
 		m.find()
+		if _, ok := machines[m.dir]; !ok {
+			machines[m.dir] = m
+		}
+	}
+	// What is left of earlier snapshots is no state that a machine was in.
+	for _, f := range sv.images {
+		if m, ok := machines[path.Dir(f.name)]; ok && !sv.claimed[f] && f.format.Name == "vmdk" {
+			sv.claimed[f] = true
+			sv.ignore(f.name, fmt.Sprintf("not a disk of machine %s by %s, nor of a snapshot of it", m.name, m.config), nil)
+		}
 	}
 }
 
@@ -74,13 +85,6 @@ func (m *vmwareMachine) find() {
 			for _, a := range f.chain() {
 				m.claimed[a] = m.claimed[a] || path.Dir(a.name) == m.dir
 			}
-		}
-	}
-	// What is left of earlier snapshots is no state that the machine was in.
-	for _, f := range m.images {
-		if !m.claimed[f] && path.Dir(f.name) == m.dir && f.format.Name == "vmdk" {
-			m.claimed[f] = true
-			m.ignore(f.name, fmt.Sprintf("not a disk of machine %s by %s, nor of a snapshot of it", m.name, m.config), nil)
 		}
 	}
 }
@@ -130,7 +134,7 @@ func (m *vmwareMachine) runsOn(s *layout.VMSnapshot) bool {
 // base is what all states of the machine have in common.
 func (m *vmwareMachine) base(d layout.Disk, config string) diskState {
 	st := diskState{
-		machine: m.name, place: m.place, disk: diskName(d.Node), layout: LayoutVMware,
+		machine: m.name, place: m.place, config: m.config, disk: diskName(d.Node), layout: LayoutVMware,
 		image: m.survey.find(m.dir, d.File), file: path.Join(m.dir, path.Base(strings.ReplaceAll(d.File, `\`, "/"))),
 	}
 	for i, own := range m.vmx.Disks {
@@ -168,7 +172,7 @@ func (m *vmwareMachine) snapshot(s *layout.VMSnapshot, vsc *layout.VMSnapshot) {
 		st.name, st.group = name, fmt.Sprintf("%s snapshot %s", m.config, s.UID)
 		st.time, st.from = s.Time, FromSnapshot
 		if s.Time.IsZero() {
-			st.time, st.from = m.stateTime(m.config, st.image)
+			st.time, st.from = m.configTime(st.image)
 		}
 		st.consistency = CrashConsistent
 		st.provenance = fmt.Sprintf("VMware snapshot %q", name)
@@ -201,7 +205,7 @@ func (m *vmwareMachine) running(list *layout.VMSD, vsc *layout.VMSnapshot) {
 		images = append(images, st.image)
 		states = append(states, st)
 	}
-	t, from := m.stateTime(m.config, images...)
+	t, from := m.configTime(images...)
 	for _, st := range states {
 		st.time, st.from, st.group = t, from, m.config
 		st.provenance = "VMware machine"
@@ -218,6 +222,16 @@ func (m *vmwareMachine) running(list *layout.VMSD, vsc *layout.VMSnapshot) {
 		}
 		m.add(st)
 	}
+}
+
+// configTime dates a state of the machine that isn't dated by itself: where its
+// disks are missing, by when its configuration was written.
+func (m *vmwareMachine) configTime(images ...*imageFile) (time.Time, TimeFrom) {
+	t, from := m.stateTime(m.config, images...)
+	if t.IsZero() {
+		t = m.scope.files[m.config].ModTime.UTC()
+	}
+	return t, from
 }
 
 // poweredOn reports whether the machine's swap file is there, which it has while it

@@ -330,3 +330,26 @@ func TestVMwareDamage(t *testing.T) {
 		t.Errorf("damaged %q, want %q", damaged, want)
 	}
 }
+
+// TestVMwareMissingDisks dates a machine none of whose disks are there by its
+// configuration, and says what is missing.
+func TestVMwareMissingDisks(t *testing.T) {
+	for _, c := range []struct{ disk, problem string }{
+		{"web01.vmdk", `web01.vmx: scsi0:0.fileName: disk "web01.vmdk" is not in the source: not found`},
+		{"../../secret.raw", `web01.vmx: scsi0:0.fileName: disk "../../secret.raw" is not in the source: not found`},
+		{"/dev/sda", `web01.vmx: scsi0:0.fileName: disk "/dev/sda" is not in the source: not found`},
+	} {
+		s := newSource(t)
+		s.raw("web01.vmx", 1, fmt.Appendf(nil, "displayName = \"web01\"\nscsi0:0.present = \"TRUE\"\nscsi0:0.fileName = %q\n", c.disk))
+		for _, name := range []string{"", "web01.vmx"} {
+			cat := s.list(s.open(name))
+			if len(cat.Points) != 1 {
+				t.Errorf("%s: points %+v, ignored %+v", c.disk, cat.Points, cat.Ignored)
+				continue
+			}
+			if p := cat.Points[0]; p.ID != "2026-11-18T03-30-00Z" || p.TimeFrom != FromMtime || p.Problem != c.problem {
+				t.Errorf("%s: %s %s %q, want %q", c.disk, p.ID, p.TimeFrom, p.Problem, c.problem)
+			}
+		}
+	}
+}

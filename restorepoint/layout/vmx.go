@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,6 +61,16 @@ func isHardDisk(deviceType, file string) bool {
 	case strings.Contains(t, "cdrom"), strings.Contains(t, "atapi"), strings.Contains(t, "passthru"):
 		return false
 	case strings.Contains(t, "disk"): // scsi-hardDisk, ata-hardDisk, rawDisk
+		return true
+	case t == "": // a hard disk, unless the file is none
+		switch strings.ToLower(file) {
+		case "auto detect", "emptybackingstring":
+			return false
+		}
+		switch strings.ToLower(path.Ext(file)) {
+		case ".iso", ".flp":
+			return false
+		}
 		return true
 	}
 	return strings.HasSuffix(strings.ToLower(file), ".vmdk")
