@@ -46,6 +46,9 @@ type RepositoryPoint struct {
 	Name string
 	// Problem says why it can't be opened, when that is known already.
 	Problem string
+	// Degraded says what of the point is known to be lost, when it can be opened all
+	// the same.
+	Degraded string
 }
 
 // Root is what a tree's methods say of its root directory.
@@ -111,8 +114,11 @@ type PathVersion struct {
 	Attr        guestfs.Attr    // Size -1: not known without opening it
 	Target      string          // of a symbolic link
 	SHA1        string          // of a regular file's content, hex; empty when not recorded
-	// Changed says in what it differs from the version before; zero for the first.
+	// Changed says in what it differs from the version before; zero for the first,
+	// and for one after an Err that is as it was before that, or the first known.
 	Changed Change
+	// Err says why it isn't known what it was; all but the points is zero then.
+	Err error
 }
 
 // Change says in what two versions of a path differ.

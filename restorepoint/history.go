@@ -132,7 +132,7 @@ func historyByRepository(ctx context.Context, h imageformats.Historian, points [
 		}
 		return emit(Version{
 			First: points[first], Last: points[last], Points: last - first + 1, Missing: v.Missing,
-			Attr: v.Attr, Target: v.Target, SHA1: v.SHA1, Changed: v.Changed,
+			Attr: v.Attr, Target: v.Target, SHA1: v.SHA1, Changed: v.Changed, Err: v.Err,
 		})
 	})
 	return errors.Join(err, unknown)

@@ -103,10 +103,14 @@ func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Igno
 			if t.only != nil && !t.only[rp.Name] {
 				continue
 			}
+			var notes []string
+			if rp.Degraded != "" {
+				notes = []string{rp.Degraded}
+			}
 			points = append(points, Point{
 				Machine: names[i], Time: rp.Time, TimeFrom: FromCatalogue, Kind: KindTree,
-				Layout: t.format.Name, Name: rp.Name, Problem: rp.Problem, Provenance: s.treeProvenance(t, rp.Name),
-				tree: treePoint{repo: t.repo, point: rp}, key: t.dir + " " + rp.Key + " " + rp.Problem,
+				Layout: t.format.Name, Name: rp.Name, Problem: rp.Problem, Notes: notes, Provenance: s.treeProvenance(t, rp.Name),
+				tree: treePoint{repo: t.repo, point: rp}, key: t.dir + " " + rp.Key + " " + rp.Problem + rp.Degraded,
 			})
 		}
 	}

@@ -236,6 +236,13 @@ func (v *verification) trees(ctx context.Context, points []Point) error {
 	return nil
 }
 
+// reportDegraded tells of what is lost of a tree that can be opened all the same.
+func reportDegraded(p *Point, fault func(Fault)) {
+	if lost := p.tree.point.Degraded; lost != "" {
+		fault(Fault{Point: *p, Err: fmt.Errorf("%s: %w", lost, ondisk.ErrCorrupt)})
+	}
+}
+
 // point checks one point: a tree, or disks and the filesystems on them.
 func (v *verification) point(ctx context.Context, p *Point, seen map[identity]bool, disks map[*imageFile]bool) error {
 	o, err := v.src.OpenPoint(ctx, *p)
@@ -244,6 +251,7 @@ func (v *verification) point(ctx context.Context, p *Point, seen map[identity]bo
 	}
 	defer o.Close()
 	if o.Tree != nil {
+		reportDegraded(p, v.fault)
 		return v.tree(ctx, p, "", o.Tree, seen)
 	}
 	for _, d := range o.Disks {

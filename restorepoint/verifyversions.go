@@ -87,6 +87,7 @@ func (v *verification) versions(ctx context.Context, d imageformats.Differ, poin
 // version hands over the files of a point, or those that the newer point next has
 // not.
 func (v *verification) version(ctx context.Context, d imageformats.Differ, o *Opened, next *Point, check func(task) error, fault func(Fault)) error {
+	reportDegraded(&o.Point, fault)
 	// Attributes and ACLs are in files of their own.
 	if _, err := o.Tree.ListXattr(ctx, o.Tree.Root()); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -64,7 +65,8 @@ func (r *Repository) load(ctx context.Context, p imageformats.RepositoryPoint) (
 	return r.openPoint(ctx, p, false)
 }
 
-// Diff implements imageformats.Differ.
+// Diff implements imageformats.Differ. Paths whose names were lost with the metadata
+// of one of the points are told of by an error, after all others.
 func (r *Repository) Diff(ctx context.Context, from, to imageformats.RepositoryPoint, path string, emit func(imageformats.PathDiff) bool) error {
 	a, err := r.load(ctx, from)
 	if err != nil {
@@ -89,8 +91,14 @@ func (r *Repository) Diff(ctx context.Context, from, to imageformats.RepositoryP
 		d := imageformats.PathDiff{}
 		switch {
 		case pair.b < 0:
+			if b.x.lostNames().unsure(a.x.path(a.x.nodes[pair.a].rec)) != nil {
+				continue
+			}
 			d.Changed = imageformats.ChangeRemoved
 		case pair.a < 0:
+			if a.x.lostNames().unsure(b.x.path(b.x.nodes[pair.b].rec)) != nil {
+				continue
+			}
 			d.Changed = imageformats.ChangeAdded
 		default:
 			d.Changed = a.differs(b, xa, xb, uint32(pair.a), uint32(pair.b))
@@ -110,7 +118,7 @@ func (r *Repository) Diff(ctx context.Context, from, to imageformats.RepositoryP
 			return nil
 		}
 	}
-	return nil
+	return errors.Join(a.x.lostNames().any(), b.x.lostNames().any())
 }
 
 // differs compares node i with node j of another point.
@@ -254,7 +262,7 @@ func (r *Repository) deletedAt(ctx context.Context, l *listing, i int, path []by
 		if rec.mode == 0 || !below(p, path) {
 			return true
 		}
-		if _, there := next.find(p); there {
+		if _, there := next.find(p); there || next.lostNames().unsure(p) != nil {
 			return true
 		}
 		more = emit(imageformats.DeletedPath{Path: string(p), LastSeen: l.point(i), FirstMissing: l.point(i + 1), Attr: recordAttr(rec, t, who)})

@@ -179,6 +179,7 @@ func (r *Repository) versions(ctx context.Context, l *listing, path []byte, fact
 		attrs [2]string
 	}
 	seen := false
+	var unknown bool // the state before
 	for i := range l.sessions[:l.points] {
 		s, err := r.stateOf(ctx, l, i, facts)
 		if err != nil {
@@ -191,7 +192,20 @@ func (r *Repository) versions(ctx context.Context, l *listing, path []byte, fact
 		}
 		attrs := [2]string{facts.blocks[l.sessions[i].ea.name], facts.blocks[l.sessions[i].acl.name]}
 		p := l.point(i)
+		if rec == nil {
+			if err := s.lostNames().unsure(path); err != nil {
+				if !unknown {
+					out = append(out, imageformats.PathVersion{First: p, Err: err})
+				}
+				v := &out[len(out)-1]
+				v.Last = p
+				v.Points++
+				unknown = true
+				continue
+			}
+		}
 		if rec == nil && !seen {
+			unknown = false
 			continue // not there yet
 		}
 		var changed imageformats.Change
@@ -207,7 +221,7 @@ func (r *Repository) versions(ctx context.Context, l *listing, path []byte, fact
 				changed |= imageformats.ChangeXattrs
 			}
 		}
-		if seen && changed == 0 {
+		if seen && changed == 0 && !unknown {
 			v := &out[len(out)-1]
 			v.Last = p
 			v.Points++
@@ -225,13 +239,13 @@ func (r *Repository) versions(ctx context.Context, l *listing, path []byte, fact
 			}
 			v = versionOf(rec, t, digest, who)
 		}
-		if !seen && i > 0 {
+		if !seen && i > 0 && !unknown {
 			changed = imageformats.ChangeAdded
 		}
 		v.First, v.Last, v.Points, v.Changed = p, p, 1, changed
 		out = append(out, v)
 		last.rec, last.t, last.attrs = rec, t, attrs
-		seen = true
+		seen, unknown = true, false
 	}
 	return out, nil
 }

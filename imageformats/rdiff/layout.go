@@ -9,11 +9,20 @@ const (
 	dataDir       = "rdiff-backup-data"
 	incrementsDir = "increments"         // in dataDir; the tree of increments
 	longNamesDir  = "long_filename_data" // in dataDir; mirror files and increments whose names were too long
+	nextFreeFile  = "next_free"          // in longNamesDir; the next number to use
 	charsFile     = "chars_to_quote"     // in dataDir; a class of characters as in a regular expression
 	escapesFile   = "special_escapes"    // in dataDir; one word a line
 	tempPrefix    = "rdiff-backup.tmp."  // names of files that a session hasn't finished
 	escapeDevices = "escape_dos_devices"
 	escapeTrails  = "escape_trailing_spaces"
+)
+
+// A file goes to longNamesDir by its increments when its name, as it is on disk, has
+// no room for this many bytes more (rdiff_backup/longname.py of 2.2.2), and all of it
+// when the name itself is too long: Linux's NAME_MAX (include/uapi/linux/limits.h).
+const (
+	longSuffix = 50
+	longName   = 255
 )
 
 // Prefixes of the files in dataDir that are one session's.

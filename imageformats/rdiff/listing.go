@@ -29,6 +29,7 @@ type session struct {
 	meta    sessionFile
 	ea, acl sessionFile
 	root    bool   // the root has an increment of this time
+	lost    bool   // its metadata, or others that they are a difference from, are lost
 	twice   string // there are two files where there can be but one
 }
 
@@ -190,6 +191,7 @@ func (l *listing) judge(markers []int64) {
 		l.warn("the session of %s is running, or was interrupted: restore points up to %s are valid",
 			stampUTC(markers[len(markers)-1]), stampUTC(l.valid))
 	}
+	l.markLost()
 	var lost, noEA, noACL int
 	var hadEA, hadACL bool
 	for _, s := range l.sessions {
@@ -197,7 +199,7 @@ func (l *listing) judge(markers []int64) {
 			break
 		}
 		l.points++
-		if s.meta.name == "" {
+		if s.lost {
 			lost++
 		}
 		if hadEA && s.ea.name == "" {
@@ -220,6 +222,29 @@ func (l *listing) judge(markers []int64) {
 	}
 }
 
+// markLost finds the sessions whose metadata can't be put together: their own, and
+// those of each session on to the nearest whole ones, have to be there.
+func (l *listing) markLost() {
+	chain := 0 // files from the session on; 0: lost
+	for i := len(l.sessions) - 1; i >= 0; i-- {
+		s := &l.sessions[i]
+		switch {
+		case s.meta.name == "":
+			chain = 0
+		case s.meta.kind == kindSnapshot:
+			chain = 1
+		case s.time > l.valid:
+			// An interrupted session writes no difference for its own time.
+			chain = 0
+		case chain == 0 || chain == maxChain:
+			chain = 0
+		default:
+			chain++
+		}
+		s.lost = chain == 0
+	}
+}
+
 func (l *listing) warn(msg string, args ...any) {
 	l.warnings = append(l.warnings, fmt.Sprintf(msg, args...))
 }
@@ -235,22 +260,17 @@ func (l *listing) find(t int64) (int, bool) {
 // nearest whole one from its time on, then the differences down to its own time. ok
 // is false when one of them is lost.
 func (l *listing) chain(i int) (files []sessionFile, ok bool) {
-	for ; i < len(l.sessions) && len(files) < maxChain; i++ {
+	if l.sessions[i].lost {
+		return nil, false
+	}
+	for ; ; i++ {
 		s := &l.sessions[i]
-		switch {
-		case s.meta.name == "":
-			return nil, false
-		case s.meta.kind == kindSnapshot:
-			files = append(files, s.meta)
+		files = append(files, s.meta)
+		if s.meta.kind == kindSnapshot {
 			slices.Reverse(files)
 			return files, true
-		case s.time > l.valid:
-			// An interrupted session writes no difference for its own time.
-			return nil, false
 		}
-		files = append(files, s.meta)
 	}
-	return nil, false
 }
 
 // key identifies the content of a point. What a session once recorded doesn't

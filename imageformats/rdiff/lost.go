@@ -16,7 +16,8 @@ import (
 // are lost: which paths there are, say the increments and the mirror; their
 // attributes are those of the files themselves, which rdiff-backup gives the ones
 // of what they stand for. Owners are numbers, links and attributes are lost, and a
-// size is known only where the file is whole.
+// size is known only where the file is whole. What has too long a name for either
+// tree isn't found: t.lost tells of it.
 func (r *Repository) lostTable(ctx context.Context, l *listing, i int) (*table, error) {
 	w := &lostWalk{r: r, l: l, time: l.sessions[i].time, t: &table{name: dataDir}}
 	info, err := r.folder.Lstat(ctx, r.dir)
@@ -24,6 +25,9 @@ func (r *Repository) lostTable(ctx context.Context, l *listing, i int) (*table, 
 		return nil, err
 	}
 	w.add(nil, info, guestfs.ModeDir|info.Mode&0o7777, noSize, "")
+	if w.t.lost, err = w.lostNames(ctx); err != nil {
+		return nil, err
+	}
 	if err := w.walk(ctx, nil, r.dir, r.path(dataDir, incrementsDir)); err != nil {
 		return nil, err
 	}
@@ -117,13 +121,9 @@ func (w *lostWalk) list(ctx context.Context, path []byte, mirror, incs string) (
 		return found, err
 	}
 	for name, list := range dir.of {
-		for _, inc := range list {
-			if inc.time < w.time || w.l.suspended && inc.time >= w.l.valid {
-				continue
-			}
+		if inc := w.first(list); inc != nil {
 			e := get(name)
 			e.kind, e.file, e.gzip, e.inMirror = inc.kind, join(incs, inc.name), inc.gzip, false
-			break
 		}
 	}
 	return found, nil
@@ -159,6 +159,9 @@ func (w *lostWalk) entry(ctx context.Context, path []byte, e *lostEntry) error {
 	}
 	if err != nil {
 		return err
+	}
+	if w.t.lost.hides(path, e, info.Mode) {
+		return nil
 	}
 	mode, size, target := info.Mode, info.Version.Size, ""
 	switch {

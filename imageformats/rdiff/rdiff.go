@@ -142,7 +142,11 @@ func (r *Repository) Points(ctx context.Context) (imageformats.RepositoryListing
 
 func (l *listing) point(i int) imageformats.RepositoryPoint {
 	s := &l.sessions[i]
-	return imageformats.RepositoryPoint{Time: time.Unix(s.time, 0).UTC(), Key: l.key(s), Problem: s.twice}
+	p := imageformats.RepositoryPoint{Time: time.Unix(s.time, 0).UTC(), Key: l.key(s), Problem: s.twice}
+	if s.lost {
+		p.Degraded = "its metadata are lost: names, attributes and times are those of the files in the repository"
+	}
+	return p
 }
 
 // locate returns the session of a point that was listed before.

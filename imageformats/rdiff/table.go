@@ -105,6 +105,7 @@ type table struct {
 	owners  []owner
 	alt     map[uint32]altNames // by record
 	apple   map[uint32]apple
+	lost    *lostNames // nil but where the table stands for metadata that are lost
 
 	lastOwner uint32
 	byOwner   map[owner]uint32

@@ -57,8 +57,7 @@ func (r *Repository) openPoint(ctx context.Context, p imageformats.RepositoryPoi
 		if err != nil {
 			return err
 		}
-		_, known := l.chain(i)
-		t.time, t.lost = l.sessions[i].time, !known
+		t.time, t.lost = l.sessions[i].time, l.sessions[i].lost
 		if lazy {
 			if t.part, err = r.lazily(ctx, l, i, t); err != nil || t.part != nil {
 				return err
@@ -244,12 +243,16 @@ func (t *Tree) Lookup(ctx context.Context, dir guestfs.ID, name string) (guestfs
 	}
 	n, ok := x.entry(d, name)
 	if !ok {
+		if err := x.lostNames().unsure([]byte(name)); err != nil {
+			return guestfs.ID{}, err
+		}
 		return guestfs.ID{}, guestfs.ErrNotExist
 	}
 	return x.id(n), nil
 }
 
-// ReadDir implements guestfs.Tree, by ascending names.
+// ReadDir implements guestfs.Tree, by ascending names. Where metadata are lost, an
+// error tells of entries that can't be.
 func (t *Tree) ReadDir(ctx context.Context, dir guestfs.ID, from uint64, emit func(guestfs.Dirent) bool) error {
 	_, d, err := t.dir(ctx, dir)
 	if err != nil {
@@ -272,7 +275,7 @@ func (t *Tree) ReadDir(ctx context.Context, dir guestfs.ID, from uint64, emit fu
 			return nil
 		}
 	}
-	return nil
+	return x.lostNames().missing(x.path(nd.rec))
 }
 
 // ReadLink implements guestfs.Tree.
