@@ -1,4 +1,5 @@
-// Package nametime finds dates in the names of files and folders.
+// Package nametime finds dates in the names of files and folders, and knows what
+// instant a local time means.
 package nametime
 
 import (
@@ -30,14 +31,18 @@ func Find(name string, loc *time.Location) (t time.Time, rest string, ok bool) {
 			n, _ := strconv.Atoi(name[m[2*i]:m[2*i+1]])
 			return n
 		}
+		t = time.Date(field(1), time.Month(field(3)), field(4), field(5), field(6), min(field(7), 59), 0, time.UTC)
+		if t.Day() != field(4) { // 31 February
+			continue
+		}
+		if field(7) == 60 { // a leap second
+			t = t.Add(time.Second)
+		}
 		zone := loc
 		if m[16] >= 0 {
 			zone = parseZone(name[m[16]:m[17]])
 		}
-		t = time.Date(field(1), time.Month(field(3)), field(4), field(5), field(6), field(7), 0, zone)
-		if t.Day() != field(4) && field(7) != 60 { // 31 February
-			continue
-		}
+		t, _ = Local(t, zone)
 		return t.UTC(), name[:m[0]] + name[m[1]:], true
 	}
 	return time.Time{}, name, false

@@ -196,6 +196,10 @@ func (t *Template) compile(machine string) (*regexp.Regexp, error) {
 	return regexp.Compile(b.String())
 }
 
+// noZone is the location of times whose text gives no zone. No text can give its
+// offset.
+var noZone = time.FixedZone("", 1)
+
 // Match takes the path of a file apart; ok tells whether it fits. Times without a
 // zone are loc's.
 func (t *Template) Match(name string, loc *time.Location) (m Match, ok bool) {
@@ -237,7 +241,11 @@ func (t *Template) Match(name string, loc *time.Location) (m Match, ok bool) {
 		return m, ok
 	}
 	// Apart, so that the digits of two placeholders don't run into each other.
-	at, err := time.ParseInLocation(strings.Join(form, "\n"), strings.Join(when, "\n"), loc)
+	layout, value := strings.Join(form, "\n"), strings.Join(when, "\n")
+	at, err := time.ParseInLocation(layout, value, loc)
+	if c, err := time.ParseInLocation(layout, value, noZone); err == nil && c.Location() == noZone {
+		at, _ = nametime.Local(c, loc)
+	}
 	m.Time = at.UTC()
 	return m, err == nil
 }

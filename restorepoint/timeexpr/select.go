@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"yester/internal/nametime"
 )
 
 // ErrNotFound means that no point fits the expression.
@@ -112,7 +114,7 @@ func FirstOfDay[T any](points []T, at func(T) time.Time, e Expr) (int, bool) {
 		return -1, false
 	}
 	y, m, d := e.Time.Date()
-	end, _ := local(time.Date(y, m, d+1, 0, 0, 0, 0, time.UTC), e.Time.Location())
+	end, _ := nametime.Local(time.Date(y, m, d+1, 0, 0, 0, 0, time.UTC), e.Time.Location())
 	found := -1
 	for i, p := range points {
 		t := at(p)

@@ -38,6 +38,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"yester/internal/nametime"
 )
 
 // ErrSyntax means that the text has none of the forms.
@@ -106,7 +108,7 @@ func Parse(s string, now time.Time, loc *time.Location) (Expr, error) {
 		fallthrough
 	case "today":
 		c := time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
-		e.Time, _ = local(c, loc)
+		e.Time, _ = nametime.Local(c, loc)
 		e.Day = true
 		return e, nil
 	}
@@ -144,7 +146,7 @@ func Parse(s string, now time.Time, loc *time.Location) (Expr, error) {
 		return e.dateTime(m, loc)
 	}
 	if t, err := time.Parse("Mon Jan _2 15:04:05 2006", strings.Join(strings.Fields(text), " ")); err == nil {
-		e.Time, e.Note = local(t, loc)
+		e.Time, e.Note = nametime.Local(t, loc)
 		return e, nil
 	}
 	return Expr{}, fmt.Errorf("%q: %w", s, ErrSyntax)
@@ -170,7 +172,7 @@ func (e Expr) date(year, month, day string, loc *time.Location) (Expr, error) {
 	if !ok {
 		return Expr{}, fmt.Errorf("%q: there is no such day: %w", e.Text, ErrSyntax)
 	}
-	e.Time, _ = local(c, loc) // the first moment of the day, even if that isn't 00:00
+	e.Time, _ = nametime.Local(c, loc) // the first moment of the day, even if that isn't 00:00
 	e.Day = true
 	return e, nil
 }
@@ -196,7 +198,7 @@ func (e Expr) dateTime(m []string, loc *time.Location) (Expr, error) {
 		}
 		e.Time = c.Add(-time.Duration(offset) * time.Second).In(time.FixedZone("", offset))
 	default:
-		e.Time, e.Note = local(c, loc)
+		e.Time, e.Note = nametime.Local(c, loc)
 	}
 	return e, nil
 }
@@ -219,34 +221,6 @@ func civil(year, month, day, hour, minute, second, nano int) (time.Time, bool) {
 		c = c.Truncate(time.Second).Add(time.Second)
 	}
 	return c, ok
-}
-
-// local returns the instant at which clocks in loc show what c shows in UTC, and a
-// note when there is none such or there are two.
-func local(c time.Time, loc *time.Location) (time.Time, string) {
-	// Some instant of that local time, or near it.
-	near := time.Date(c.Year(), c.Month(), c.Day(), c.Hour(), c.Minute(), c.Second(), c.Nanosecond(), loc)
-	at := func(offset int) time.Time { return c.Add(-time.Duration(offset) * time.Second).In(loc) }
-	start, end := near.ZoneBounds()
-	// The changes that may be near: into this period, and out of it. The offset
-	// before a change is right for both troubles that a change makes.
-	for _, change := range []time.Time{start, end} {
-		if change.IsZero() {
-			continue
-		}
-		_, before := change.Add(-1).Zone()
-		_, after := change.Zone()
-		first, second := at(before), at(after)
-		switch {
-		case after > before && !first.Before(change) && second.Before(change):
-			return first, fmt.Sprintf("the local time %s was skipped when clocks were set forward at %s; %s is meant",
-				c.Format("2006-01-02 15:04:05"), stamp(change), stamp(first))
-		case after < before && first.Before(change) && !second.Before(change):
-			return first, fmt.Sprintf("the local time %s occurs twice, since clocks were set back at %s; %s is meant, not %s",
-				c.Format("2006-01-02 15:04:05"), stamp(change), stamp(first), stamp(second))
-		}
-	}
-	return near, ""
 }
 
 // stamp formats a time for messages.
