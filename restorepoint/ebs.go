@@ -33,10 +33,6 @@ type snapshotSource struct {
 	window time.Duration // how far apart the snapshots of one point may begin
 }
 
-// ebsPerSecond is how many blocks are asked for a second at most: AWS allows 1,000
-// for a snapshot and for an account, and others may be reading too.
-const ebsPerSecond = 800
-
 // connectEBS makes the client. Nothing is asked of AWS yet.
 func (s *Source) connectEBS(ctx context.Context, query ebs.Query) error {
 	c, err := s.opt.Cache()
@@ -46,7 +42,7 @@ func (s *Source) connectEBS(ctx context.Context, query ebs.Query) error {
 	n := &snapshotSource{
 		cache: c, query: query, rates: s.opt.EBS.Rates, window: s.opt.GroupWindow,
 		sched: cache.NewScheduler(cache.Limits{
-			Interactive: ebs.InteractiveInFlight, Bulk: ebs.BulkInFlight, PerSecond: ebsPerSecond,
+			Interactive: ebs.InteractiveInFlight, Bulk: ebs.BulkInFlight, PerSecond: ebs.RequestsPerSecond,
 		}, nil), // the client tries again by itself what is throttled
 	}
 	if n.window == 0 {

@@ -26,9 +26,10 @@ const (
 	// waits, and BulkInFlight for work in the background.
 	InteractiveInFlight = 16
 	BulkInFlight        = 64
-	// RequestsPerSecond leaves a fifth of the quota for others: AWS allows 1,000
-	// GetSnapshotBlock per second and snapshot, and as many per account.
-	RequestsPerSecond = 800
+	// RequestsPerSecond is how many blocks are asked for a second: AWS allows 1,000
+	// for a snapshot and for an account (Service Quotas, EBS direct APIs). Who is
+	// throttled all the same asks for less.
+	RequestsPerSecond = 950
 )
 
 // Limits of list calls: AWS allows 50 per second and account.
