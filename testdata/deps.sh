@@ -26,9 +26,7 @@ test="$demo
 	parted:parted
 	procps:pkill
 	psmisc:fuser
-test="$demo
 	python3-boto3:-/usr/lib/python3/dist-packages/boto3
-"
 	python3-pylibacl:-/usr/share/doc/python3-pylibacl/copyright
 	python3-pyxattr:-/usr/share/doc/python3-pyxattr/copyright
 	python3:python3
