@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"yester/internal/block"
@@ -75,13 +76,23 @@ func loop(t *testing.T, path string, sector int, readOnly bool) string {
 		args = append(args, "--read-only")
 	}
 	dev := strings.TrimSpace(string(run(t, "", "losetup", append(args, path)...)))
-	t.Cleanup(func() { exec.Command("losetup", "--detach", dev).Run() })
+	once := sync.OnceFunc(func() { run(t, "", "losetup", "--detach", dev) })
+	attached.Store(dev, once)
+	t.Cleanup(once)
 	return dev
 }
 
+// attached holds how each loop device is given back: once only, since it may be
+// another test's a moment later.
+var attached sync.Map // string to func()
+
 func detach(t *testing.T, dev string) {
 	t.Helper()
-	run(t, "", "losetup", "--detach", dev)
+	once, ok := attached.Load(dev)
+	if !ok {
+		t.Fatalf("%s was not attached", dev)
+	}
+	once.(func())()
 }
 
 func openFile(t *testing.T, path string) block.Reader {
