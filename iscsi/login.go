@@ -94,15 +94,15 @@ func (l *loginState) refused(h *pdu.Header, e *loginError) {
 	if e.status == pdu.LoginAuthFailed && l.chap.hash != nil {
 		c.srv.limiter.failed(c.from, time.Now())
 	}
+	if m := c.srv.opts.Metrics; m != nil {
+		m.Login(e.status)
+	}
 	o := l.response(h)
 	o.header().SetLoginStatus(e.status)
 	c.send(nil, o)
 	c.drained()
 	c.srv.log.Warn("iscsi: login refused", "initiator", c.initiator, "from", c.from, "target", l.target,
 		"status", fmt.Sprintf("%#04x", e.status), "reason", e.err)
-	if m := c.srv.opts.Metrics; m != nil {
-		m.Login(e.status)
-	}
 }
 
 func (l *loginState) response(h *pdu.Header) *outPDU {
@@ -205,6 +205,9 @@ func (l *loginState) answer(h *pdu.Header, text []byte) (full bool, err error) {
 		return false, err
 	}
 	r.SetTSIH(c.tsih)
+	if m := c.srv.opts.Metrics; m != nil {
+		m.Login(pdu.LoginSuccess)
+	}
 	c.send(nil, o)
 	c.drained()
 	c.params = l.neg.params
@@ -217,9 +220,6 @@ func (l *loginState) answer(h *pdu.Header, text []byte) (full bool, err error) {
 	c.full.Store(true)
 	c.srv.log.Info("iscsi: logged in", "initiator", c.initiator, "from", c.from, "target", c.key.target, "user", c.user,
 		"tsih", c.tsih, "discovery", c.discovery, "header_digest", c.headerDigest, "data_digest", c.dataDigest)
-	if m := c.srv.opts.Metrics; m != nil {
-		m.Login(pdu.LoginSuccess)
-	}
 	return true, nil
 }
 
