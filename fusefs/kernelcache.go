@@ -16,7 +16,7 @@ type kernelCache struct {
 
 func newKernelCache(f *rawFS) *kernelCache {
 	c := &kernelCache{work: make(chan func(*fuse.Server), 4)}
-	c.push = pusher{f: f, offer: c.offer, buf: make([]byte, pushFile)}
+	c.push = pusher{f: f, here: f.cat.src.HostPath() != "", offer: c.offer, buf: make([]byte, pushFile)}
 	c.drop = dropper{offer: c.offer, streams: map[nodeID]*stream{}}
 	return c
 }

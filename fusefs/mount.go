@@ -102,15 +102,14 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 
 func mountOptions(src *restorepoint.Source, opt Options) *fuse.MountOptions {
 	o := &fuse.MountOptions{
-		FsName:                   strings.ReplaceAll(src.Place(), ",", "_"),
-		Name:                     "yester",
-		MaxWrite:                 maxRead,
-		MaxBackground:            maxBackground,
-		AllowOther:               opt.AllowOther,
-		EnableAcl:                opt.AllowOther,
-		EnableSymlinkCaching:     true,
-		ExplicitDataCacheControl: true,
-		Logger:                   slog.NewLogLogger(opt.Logger.Handler(), slog.LevelWarn),
+		FsName:               strings.ReplaceAll(src.Place(), ",", "_"),
+		Name:                 "yester",
+		MaxWrite:             maxRead,
+		MaxBackground:        maxBackground,
+		AllowOther:           opt.AllowOther,
+		EnableAcl:            opt.AllowOther,
+		EnableSymlinkCaching: true,
+		Logger:               slog.NewLogLogger(opt.Logger.Handler(), slog.LevelWarn),
 	}
 	if opt.AllowOther {
 		o.Options = append(o.Options, "default_permissions")

@@ -15,8 +15,8 @@ import (
 // the kernel and this process for each, most of it spent in waking up. So when
 // somebody reads the small files of a directory, the contents of the next ones
 // are pushed into the kernel's page cache (FUSE_NOTIFY_STORE) before they are
-// asked for. Only what lies in a host file is pushed: nothing is fetched from
-// afar on a guess, and pushing reads no more than the host would read ahead.
+// asked for. Only what lies on this host is pushed: nothing is fetched from afar
+// on a guess.
 const (
 	// pushFile is the size in bytes up to which a file counts as small.
 	pushFile = 64 << 10
@@ -37,6 +37,7 @@ const (
 
 // pusher decides what to push, and pushes it.
 type pusher struct {
+	here  bool // the source lies on this host
 	f     *rawFS
 	offer func(func(*fuse.Server)) bool
 	buf   []byte // of the goroutine that pushes
@@ -162,7 +163,7 @@ func (p *pusher) push(server *fuse.Server, it pushItem) bool {
 	}
 	defer pl.release()
 	r, err := pl.reader(ctx)
-	if err != nil || r.Size() != it.size || !local(ctx, r) {
+	if err != nil || r.Size() != it.size || !p.here && !local(ctx, r) {
 		return false
 	}
 	if block.ReadFull(ctx, r, p.buf[:it.size], 0) != nil {

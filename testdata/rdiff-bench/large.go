@@ -147,7 +147,7 @@ func (b *bench) random() error {
 		return err
 	}
 	opened := time.Since(start)
-	restored, err := os.Open(b.path("large.restored"))
+	restored, err := os.Open(b.target("large.restored"))
 	if err != nil {
 		return err
 	}

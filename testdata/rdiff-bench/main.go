@@ -45,6 +45,7 @@ func main() {
 	flag.Parse()
 	err := b.run()
 	b.stopAll()
+	_ = os.RemoveAll(b.targets)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "rdiff-bench:", err)
 		os.Exit(1)
@@ -55,14 +56,19 @@ func main() {
 type bench struct {
 	table               versus.Table
 	yester, work, maker string
+	targets             string
 	walkTime            time.Duration
 	peerFS              *exec.Cmd
 }
 
 func (b *bench) path(name string) string { return filepath.Join(b.work, name) }
-func (b *bench) many() string            { return b.path("many/repo") }
-func (b *bench) large() string           { return b.path("large/repo") }
-func (b *bench) points() string          { return b.path("points/repo") }
+
+// target names what is copied or restored. It lies in memory: a disk's filesystem
+// takes its time with what was deleted there just before.
+func (b *bench) target(name string) string { return filepath.Join(b.targets, name) }
+func (b *bench) many() string              { return b.path("many/repo") }
+func (b *bench) large() string             { return b.path("large/repo") }
+func (b *bench) points() string            { return b.path("points/repo") }
 
 func (b *bench) run() error {
 	if os.Geteuid() != 0 {
@@ -70,6 +76,9 @@ func (b *bench) run() error {
 	}
 	var err error
 	if b.yester, err = filepath.Abs(b.yester); err != nil {
+		return err
+	}
+	if b.targets, err = os.MkdirTemp("/dev/shm", "yester-rdiff-bench"); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(b.path("mnt"), 0o755); err != nil {
@@ -136,10 +145,10 @@ func peer(args ...string) *exec.Cmd {
 
 // restore has rdiff-backup restore what is at path, anew.
 func (b *bench) restore(repo, path string) (time.Duration, error) {
-	if err := os.RemoveAll(b.path("restored")); err != nil {
+	if err := os.RemoveAll(b.target("restored")); err != nil {
 		return 0, err
 	}
-	return versus.Timed(peer("restore", "--at", oldest, filepath.Join(repo, path), b.path("restored")))
+	return versus.Timed(peer("restore", "--at", oldest, filepath.Join(repo, path), b.target("restored")))
 }
 
 // check compares what will be measured with what rdiff-backup restores.
@@ -149,7 +158,7 @@ func (b *bench) check(small string) error {
 		if _, err := b.restore(repo, path); err != nil {
 			return err
 		}
-		want, err := os.ReadFile(b.path("restored"))
+		want, err := os.ReadFile(b.target("restored"))
 		if err != nil {
 			return err
 		}
@@ -161,7 +170,7 @@ func (b *bench) check(small string) error {
 			return fmt.Errorf("%s: yester cat and rdiff-backup restore differ", path)
 		}
 	}
-	return os.Rename(b.path("restored"), b.path("large.restored"))
+	return os.Rename(b.target("restored"), b.target("large.restored"))
 }
 
 func (b *bench) smallFile(path string) error {
@@ -199,16 +208,16 @@ func (b *bench) list() error {
 // wholeTree copies the oldest tree, by yester and out of its mount.
 func (b *bench) wholeTree() error {
 	fresh := func(name string) (string, error) {
-		dir := b.path(name)
+		dir := b.target(name)
 		return dir, errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755))
 	}
-	defer os.RemoveAll(b.path("copied"))
-	defer os.RemoveAll(b.path("restored"))
+	defer os.RemoveAll(b.target("copied"))
+	defer os.RemoveAll(b.target("restored"))
 	first := true
 	// same compares a copy with what was restored just before, once; but not the
 	// folder itself that it was copied into, which yester cp leaves as it found it.
 	same := func(dir string) error {
-		return versus.Shell(b.work, `out=$(rsync -aHAXnc --delete -i restored/ `+dir+`/ | grep -v ' \./$' || true); [ -z "$out" ] || { echo "$out" | head -20; exit 1; }`)
+		return versus.Shell(b.targets, `out=$(rsync -aHAXnc --delete -i restored/ `+dir+`/ | grep -v ' \./$' || true); [ -z "$out" ] || { echo "$out" | head -20; exit 1; }`)
 	}
 	return b.table.Compare(
 		versus.Side{Name: "restore", Run: func() (time.Duration, error) { return b.restore(b.many(), "") }},
