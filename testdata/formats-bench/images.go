@@ -73,13 +73,15 @@ func (b *bench) prepare() error {
 			}
 			continue
 		}
-		part := b.path(c.file + ".part")
+		// Some name themselves in their descriptor, so it gets its name at once.
+		part := b.path("part/" + c.file)
+		if err := errors.Join(os.RemoveAll(b.path("part")), os.MkdirAll(b.path("part"), 0o755)); err != nil {
+			return err
+		}
 		args := append(append([]string{"convert", "-f", "raw"}, c.make...), raw, part)
 		if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("qemu-img %s: %w: %s", strings.Join(args, " "), err, out)
 		}
-		// Some name themselves in their descriptor: that name is not looked at for the
-		// only file.
 		if err := os.Rename(part, b.path(c.file)); err != nil {
 			return err
 		}
