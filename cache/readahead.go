@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"slices"
 	"sync"
 
 	"yester/internal/block"
@@ -42,6 +43,13 @@ func (s *streams) find(off int64) *block.Ahead {
 	copy(s.list[1:i+1], s.list[:i])
 	s.list[0] = a
 	return a
+}
+
+// going reports whether a read at off goes on with a stream that has begun.
+func (s *streams) going(off int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.list[:], func(a *block.Ahead) bool { return a != nil && a.Follows(off) })
 }
 
 // noteRead takes notice of a read, and reads ahead if it is one of a sequence.

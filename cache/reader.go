@@ -339,7 +339,10 @@ func (r *Reader) Extent(ctx context.Context, off, n int64) (block.Extent, error)
 			return e, nil
 		}
 		r.touch(o, num, true)
-		r.noteRead(off, part)
+		if r.streams.going(off) {
+			// What is here already begins no stream: it may be the end of a file.
+			r.noteRead(off, part)
+		}
 		if !r.c.kept.keep(o, num, b) {
 			return block.Extent{Len: part}, nil
 		}

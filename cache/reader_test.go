@@ -350,3 +350,41 @@ func TestBlobs(t *testing.T) {
 	}
 	mustClose(t, c)
 }
+
+// TestMappedIsNoStream asks where a file lies that is here, and for nothing more:
+// what follows it on the disk is somebody else's.
+func TestMappedIsNoStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeOrigin{size: 64 << 20, blockSize: 64 << 10}
+		c := openCache(t, t.TempDir(), 0)
+		r := openReader(t, c, f.object("v1"), NewScheduler(Limits{}, nil))
+		const have = 2 << 20
+		for off := int64(0); off < have; off += f.blockSize {
+			block.Prefetch(r, block.Range{Off: off, Len: f.blockSize})
+		}
+		time.Sleep(time.Second)
+		mustClose(t, r)
+		// Another look, to which nobody has said what will be read.
+		r = openReader(t, c, f.object("v1"), NewScheduler(Limits{}, nil))
+		for off := int64(0); off < have; off += 16 << 10 {
+			if e, err := r.Extent(t.Context(), off, 16<<10); err != nil || e.File == nil {
+				t.Fatalf("%#x: %+v, %v", off, e, err)
+			}
+		}
+		time.Sleep(time.Second)
+		if n, _ := f.fetches(); int64(n) != have/f.blockSize {
+			t.Errorf("%d blocks fetched for %d", n, have/f.blockSize)
+		}
+		// Who goes on from there and has to wait is followed.
+		for off := int64(have); off < have+1<<20; off += 16 << 10 {
+			if _, err := r.ReadAt(make([]byte, 16<<10), off); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		if n, _ := f.fetches(); int64(n) <= (have+1<<20)/f.blockSize {
+			t.Errorf("%d blocks fetched: nothing ahead of a stream", n)
+		}
+		mustClose(t, r, c)
+	})
+}

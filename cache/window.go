@@ -33,9 +33,12 @@ type window struct {
 	// prev is the size that the one being tried is compared with, and rate what it
 	// brought, bytes a second; 0: nothing is being tried.
 	prev, rate float64
-	hold       int // epochs left before another size is tried
-	down       bool
-	fast       bool // has met its limit once
+	// poor is what a larger size brought when it was measured first, which is done
+	// twice before it is given up: its new connections are slow at the beginning.
+	poor float64
+	hold int // epochs left before another size is tried
+	down bool
+	fast bool // has met its limit once
 }
 
 // now returns how many requests may be in flight.
@@ -91,8 +94,13 @@ func (w *window) judge(rate float64) {
 		}
 		return
 	}
-	gain := (rate - w.rate) / w.rate
 	step := (w.size - w.prev) / w.prev
+	gain := (max(rate, w.poor) - w.rate) / w.rate
+	if step > 0 && gain < step/2 && w.poor == 0 {
+		w.poor = rate
+		return
+	}
+	w.poor = 0
 	switch {
 	case step > 0 && gain >= step/2, step < 0 && gain >= step/4:
 		w.rate = 0 // it pays, or it costs nothing: stay, and try further
