@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"yester/internal/block"
 	"yester/internal/ondisk"
@@ -71,7 +72,15 @@ const (
 	tableHint     = 64 << 10  // a GPT of 128 entries and sectors of 512 bytes ends at 17 KiB
 	startHint     = 128 << 10 // Btrfs has its superblock at 64 KiB, LVM its label in the first four sectors
 	maxStartHints = 32        // volumes
+
+	// lvmData is where the first extent of a PV begins unless somebody has chosen
+	// otherwise (lvm.conf(5), default_data_alignment): mostly that of a volume, whose
+	// filesystem says there what it is.
+	lvmData = 1 << 20
 )
+
+// lvmTypes are the partition types of LVM, MBR's and GPT's.
+var lvmTypes = []string{"0x8e", "e6d6d379-f507-44c2-a23c-238f2a3df928"}
 
 // Open finds the volumes of dev with the first of schemes that recognises it. A
 // disk that none recognises is one volume, the whole of it.
@@ -88,6 +97,9 @@ func Open(ctx context.Context, dev block.Reader, opt Options, schemes ...Scheme)
 			var starts []block.Range
 			for _, v := range t.Volumes[:min(len(t.Volumes), maxStartHints)] {
 				starts = append(starts, block.Range{Off: v.Start, Len: startHint})
+				if slices.Contains(lvmTypes, v.Type) {
+					starts = append(starts, block.Range{Off: v.Start + lvmData, Len: startHint})
+				}
 			}
 			block.Prefetch(dev, starts...)
 			return t, nil

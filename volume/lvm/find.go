@@ -60,10 +60,6 @@ func (f *finder) findMembers(ctx context.Context, devs []volume.Device) error {
 	return nil
 }
 
-// dataHint is how much of a PV's first extent is asked for with its metadata, in
-// bytes: it mostly begins a volume, whose filesystem says there what it is.
-const dataHint = 128 << 10
-
 // readAreas reads the headers of all metadata areas, then the texts: what lies far
 // away is asked for at once.
 func (f *finder) readAreas(ctx context.Context) error {
@@ -73,9 +69,6 @@ func (f *finder) readAreas(ctx context.Context) error {
 			if r.off <= math.MaxInt64 {
 				headers = append(headers, block.Range{Off: int64(r.off), Len: mdaHeaderSize})
 			}
-		}
-		if data := d.header.data; data > 0 && data <= math.MaxInt64 {
-			headers = append(headers, block.Range{Off: int64(data), Len: dataHint})
 		}
 		block.Prefetch(d.dev, headers...)
 	}

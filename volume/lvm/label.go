@@ -26,7 +26,6 @@ type region struct{ off, size uint64 }
 type header struct {
 	uuid string // with dashes
 	size uint64 // bytes, as the header says
-	data uint64 // where the first data area begins, as the header says; 0: not told
 	mdas []region
 }
 
@@ -74,9 +73,6 @@ func parseLabel(sector []byte, n int) (*header, error) {
 		return nil, ondisk.Corruptf(format, "PV header", at, "UUID %q", b[pvOffUUID:][:idLen])
 	}
 	h := &header{uuid: uuid, size: le.Uint64(b[pvOffSize:])}
-	if pvOffAreas+locnSize <= len(b) {
-		h.data = le.Uint64(b[pvOffAreas+locnOffStart:])
-	}
 	pos, ok := skipAreas(b, pvOffAreas)
 	if !ok {
 		return nil, ondisk.Corruptf(format, "PV header", at+pvOffAreas, "the list of data areas has no end")
