@@ -25,6 +25,8 @@ type rate struct {
 
 const (
 	slotTime = 100 * time.Millisecond
+	// throughTime is how long a rate must be seen to mean something.
+	throughTime = 300 * time.Millisecond
 	// burst is how long tokens gather while nothing is asked.
 	burst = 50 * time.Millisecond
 	// cutPause is how long a cut takes to show: more throttling meanwhile is about
@@ -105,18 +107,24 @@ func (b *rate) turn(now time.Time) {
 	b.slot = max(b.slot, slot)
 }
 
-// through returns how many requests a second got through in the last second.
+// through returns how many requests a second got through, at the best of the last
+// second: for as much of it as nothing was asked, what got through says nothing of
+// the origin.
 func (b *rate) through(now time.Time) float64 {
 	if b.since.IsZero() {
 		return 0
 	}
 	b.turn(now)
-	n := 0
-	for _, s := range b.slots {
-		n += s
+	n, best := 0, 0.0
+	span := time.Duration(now.UnixNano() % int64(slotTime)) // of the current slot
+	for i := range int64(len(b.slots)) {
+		n += b.slots[(b.slot-i+int64(len(b.slots)))%int64(len(b.slots))]
+		if known := min(span, now.Sub(b.since)); known >= throughTime || i == int64(len(b.slots))-1 {
+			best = max(best, float64(n)/max(slotTime, known).Seconds())
+		}
+		span += slotTime
 	}
-	span := time.Duration(len(b.slots)-1)*slotTime + time.Duration(now.UnixNano()%int64(slotTime))
-	return float64(n) / max(slotTime, min(span, now.Sub(b.since))).Seconds()
+	return best
 }
 
 // throttle takes notice of an answer that says: too much.

@@ -213,3 +213,20 @@ func TestPromotion(t *testing.T) {
 		mustClose(t, r, c)
 	})
 }
+
+// TestRateAfterRest is throttled just after a rest: what got through is what was
+// asked for while something was.
+func TestRateAfterRest(t *testing.T) {
+	b := rate{limit: 950}
+	now := time.Unix(1_000_000, 0)
+	b.success(now)
+	now = now.Add(5 * time.Second)
+	for range 160 { // 400 a second
+		b.success(now)
+		now = now.Add(2500 * time.Microsecond)
+	}
+	b.throttle(now)
+	if b.ceiling < 360 || b.ceiling > 440 {
+		t.Errorf("a ceiling of %.0f requests/s, of 400 that got through", b.ceiling)
+	}
+}

@@ -57,7 +57,8 @@ type rawFS struct {
 
 	uid, gid uint32 // who owns the directories that no guest has
 
-	pass passthrough
+	pass      passthrough
+	noOpenDir bool // the kernel can do without OPENDIR
 }
 
 func newFS(src *restorepoint.Source, only, point string, log *slog.Logger) *rawFS {

@@ -14,10 +14,25 @@ import (
 // shifted past them.
 const dotEntries = 2
 
-// OpenDir implements fuse.RawFileSystem. After this answer the kernel opens and
-// closes directories without asking, which is half the round trips of a walk over
-// small ones, and keeps what it has listed until the directory's mtime changes.
-func (f *rawFS) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
+// Init implements fuse.RawFileSystem: it comes once, before the first request.
+func (f *rawFS) Init(server *fuse.Server) {
+	f.noOpenDir = server.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+}
+
+// OpenDir implements fuse.RawFileSystem. A kernel from 5.1 on takes ENOSYS for
+// leave to open and close directories without asking, which is half the round
+// trips of a walk over small ones; it keeps what it has listed until the
+// directory's mtime changes.
+func (f *rawFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if f.noOpenDir {
+		return fuse.ENOSYS
+	}
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
+	return fuse.OK
+}
+
+// ReleaseDir implements fuse.RawFileSystem.
+func (f *rawFS) ReleaseDir(*fuse.ReleaseIn) {}
 
 // ReadDir implements fuse.RawFileSystem.
 func (f *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {

@@ -100,9 +100,14 @@ func (g *globalFlags) printCache(out io.Writer, sum cacheSummary, list []store.I
 		return nil
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "KEY\tKIND\tSIZE\tPRESENT\tON DISK\tLAST USE")
+	// The key is last: it may be long.
+	fmt.Fprintln(w, "KIND\tSIZE\tPRESENT\tON DISK\tLAST USE\tKEY")
 	for _, i := range list {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(i.Key), i.Kind, formatBytes(i.Size), formatBytes(i.Present), formatBytes(i.OnDisk), g.showTime(i.LastUse))
+		used := "-"
+		if !i.LastUse.IsZero() {
+			used = g.showTime(i.LastUse)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", i.Kind, formatBytes(i.Size), formatBytes(i.Present), formatBytes(i.OnDisk), used, printable(i.Key))
 	}
 	return w.Flush()
 }

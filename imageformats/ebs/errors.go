@@ -29,7 +29,7 @@ var (
 	ErrPublic      = errors.New("public snapshots can't be read by the EBS direct APIs")
 	ErrOutpost     = errors.New("local snapshots on Outposts can't be read by the EBS direct APIs")
 	ErrRegion      = errors.New("no AWS region is set")
-	ErrCredentials = errors.New("no AWS credentials")
+	ErrCredentials = errors.New("no AWS credentials that work")
 	ErrThrottled   = errors.New("AWS keeps throttling")
 	ErrUnreachable = errors.New("AWS can't be reached or doesn't answer as it should")
 	ErrMaxCost     = errors.New("the cost limit is reached")
