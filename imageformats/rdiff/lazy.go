@@ -9,9 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"yester/internal/block"
-	"yester/origin"
 )
 
 // defaultLazy is from what size on, in bytes as stored, a whole metadata file is
@@ -45,7 +42,7 @@ type prefix struct {
 	input metaInput
 	zip   io.ReadCloser // nil: stored as it is
 	text  *switched     // of the metadata
-	src   *resumed
+	src   *sectionReader
 	scan  *scanner
 	whole *table // what was read of the whole metadata file
 	diffs []*table
@@ -55,22 +52,6 @@ type prefix struct {
 
 // switched is a reader that can be replaced by another one.
 type switched struct{ io.Reader }
-
-// resumed is a reader each of whose reads may have another context.
-type resumed struct {
-	ctx context.Context
-	f   origin.File
-	off int64
-}
-
-func (s *resumed) Read(p []byte) (int, error) {
-	n, err := block.ReadAt(s.ctx, s.f, p, s.off)
-	s.off += int64(n)
-	if n > 0 && err == io.EOF {
-		err = nil
-	}
-	return n, err
-}
 
 // lazily opens the metadata of the point sessions[i] without reading the whole one;
 // nil when that is in memory already, is small, or isn't there.
@@ -90,7 +71,7 @@ func (r *Repository) lazily(ctx context.Context, l *listing, i int, t *Tree) (*p
 		m.file.Close()
 		return nil, nil
 	}
-	p := &prefix{tree: t, input: m, src: &resumed{ctx: ctx, f: m.file}, whole: &table{name: m.file.Name()}}
+	p := &prefix{tree: t, input: m, src: &sectionReader{ctx: ctx, r: m.file}, whole: &table{name: m.file.Name()}}
 	p.diffs, err = r.sessionTables(ctx, files[1:])
 	p.text = &switched{p.src}
 	if err == nil && m.gzip {

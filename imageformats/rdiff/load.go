@@ -48,7 +48,8 @@ func (m *metaInput) read(ctx context.Context, fn func(io.Reader) error) error {
 	return fn(z)
 }
 
-// sectionReader reads a block.Reader from its start, abandonably.
+// sectionReader reads a block.Reader from its start, abandonably; each read may
+// have another context.
 type sectionReader struct {
 	ctx context.Context
 	r   block.Reader
