@@ -40,8 +40,14 @@ type stream struct {
 	start, end, dropped int64 // byte offsets
 }
 
-// read notes a request of n bytes at off.
-func (d *dropper) read(id nodeID, off, n int64) {
+// cachePlace is where the kernel's page cache has a file's content.
+type cachePlace struct {
+	node uint64
+	base int64 // of the content, in the node's bytes
+}
+
+// read notes a request for n bytes at off of the file id, which are cached at.
+func (d *dropper) read(id nodeID, at cachePlace, off, n int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.streams[id]
@@ -57,7 +63,7 @@ func (d *dropper) read(id nodeID, off, n int64) {
 		return
 	}
 	from, to := s.dropped, s.end-dropBehind
-	if d.offer(func(server *fuse.Server) { server.InodeNotify(uint64(id), from, to-from) }) {
+	if d.offer(func(server *fuse.Server) { server.InodeNotify(at.node, at.base+from, to-from) }) {
 		s.dropped = to
 	}
 }

@@ -6,6 +6,7 @@ package fusefs
 
 import (
 	"context"
+	"log"
 	"log/slog"
 	"os"
 	"strings"
@@ -61,15 +62,15 @@ type rawFS struct {
 	noOpenDir bool // the kernel can do without OPENDIR
 }
 
-func newFS(src *restorepoint.Source, only, point string, log *slog.Logger) *rawFS {
+func newFS(src *restorepoint.Source, only, point string, logger *slog.Logger) *rawFS {
 	f := &rawFS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		log:           newLogger(log),
+		log:           newLogger(logger),
 		uid:           uint32(os.Getuid()),
 		gid:           uint32(os.Getgid()),
 		zeros:         zeroFile(),
 	}
-	f.cat = catalogue{src: src, only: only, onlyPoint: point, log: log, byName: map[string]*machine{}}
+	f.cat = catalogue{src: src, only: only, onlyPoint: point, log: logger, byName: map[string]*machine{}}
 	f.cache = newKernelCache(f)
 	f.stats.last.Store(time.Now().UnixNano())
 	return f
@@ -396,6 +397,9 @@ const (
 	logAgain    = time.Minute
 	maxLogCause = 1024 // causes remembered; beyond, all are forgotten
 )
+
+// warnings is where the FUSE library says what it has to say.
+func (f *rawFS) warnings() *log.Logger { return slog.NewLogLogger(f.log.Handler(), slog.LevelWarn) }
 
 func newLogger(l *slog.Logger) *logger { return &logger{Logger: l, seen: map[string]time.Time{}} }
 

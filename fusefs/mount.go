@@ -34,7 +34,10 @@ type Options struct {
 	// FollowSymlinks leaves out nosymfollow: links in the guest then lead where
 	// they say, on the live host.
 	FollowSymlinks bool
-	Logger         *slog.Logger
+	// NoEROFS serves every request from this process, even where the kernel could
+	// list the points by itself.
+	NoEROFS bool
+	Logger  *slog.Logger
 }
 
 const (
@@ -85,7 +88,16 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 	f.cat.take(cat)
 	f.pass.open = slices.ContainsFunc(cat.Points, func(p restorepoint.Point) bool { return p.Kind == restorepoint.KindTree })
 	m := &Mount{fs: f, dir: dir, stop: make(chan struct{})}
-	m.server, err = fuse.NewServer(patient{f}, dir, mountOptions(src, opt))
+	if asImage(src, cat, opt) {
+		im, err := mountImage(f, dir, opt)
+		if err == nil {
+			m.server = im.server
+			m.run(func() { im.follow(m.stop) })
+			return m, nil
+		}
+		opt.Logger.Info("the kernel doesn't list the points by itself; they are served one request at a time", "reason", err)
+	}
+	m.server, err = fuse.NewServer(patient{f}, dir, f.mountOptions(opt))
 	if err != nil {
 		return nil, mountError(dir, opt.AllowOther, err)
 	}
@@ -94,22 +106,31 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 	if err := m.server.WaitMount(); err != nil {
 		return nil, err
 	}
-	raiseReadAhead(dir)
-	go m.janitor()
-	go f.cache.run(m.server, m.stop)
+	var st unix.Stat_t
+	if os.Geteuid() == 0 && unix.Stat(dir, &st) == nil {
+		setReadAhead(st.Dev, readAheadKB)
+	}
+	m.run()
 	return m, nil
 }
 
-func mountOptions(src *restorepoint.Source, opt Options) *fuse.MountOptions {
+// run begins what goes on for as long as the mount is there.
+func (m *Mount) run(also ...func()) {
+	for _, f := range append(also, m.janitor, func() { m.fs.cache.run(m.server, m.stop) }) {
+		go f()
+	}
+}
+
+func (f *rawFS) mountOptions(opt Options) *fuse.MountOptions {
 	o := &fuse.MountOptions{
-		FsName:               strings.ReplaceAll(src.Place(), ",", "_"),
+		FsName:               strings.ReplaceAll(f.cat.src.Place(), ",", "_"),
 		Name:                 "yester",
 		MaxWrite:             maxRead,
 		MaxBackground:        maxBackground,
 		AllowOther:           opt.AllowOther,
 		EnableAcl:            opt.AllowOther,
 		EnableSymlinkCaching: true,
-		Logger:               slog.NewLogLogger(opt.Logger.Handler(), slog.LevelWarn),
+		Logger:               f.warnings(),
 	}
 	if opt.AllowOther {
 		o.Options = append(o.Options, "default_permissions")
@@ -205,15 +226,11 @@ func checkMountpoint(source, dir string) error {
 	return nil
 }
 
-// raiseReadAhead lets the kernel read further ahead than it does by default. Only
+// setReadAhead sets how far the kernel reads ahead on a filesystem, in KiB. Only
 // root may; without it, reading is correct and somewhat slower.
-func raiseReadAhead(dir string) {
-	var st unix.Stat_t
-	if os.Geteuid() != 0 || unix.Stat(dir, &st) != nil {
-		return
-	}
-	knob := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
-	_ = os.WriteFile(knob, fmt.Appendf(nil, "%d\n", readAheadKB), 0o644)
+func setReadAhead(dev uint64, kb int) {
+	knob := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(dev), unix.Minor(dev))
+	_ = os.WriteFile(knob, fmt.Appendf(nil, "%d\n", kb), 0o644)
 }
 
 // Dir returns the absolute path of the directory that is mounted on.

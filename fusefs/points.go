@@ -248,6 +248,12 @@ func (c *catalogue) lookupPoint(m *machine, name string) *slot {
 	if name != latestName {
 		return m.byID[name]
 	}
+	return c.latestLocked(m)
+}
+
+// latestLocked returns the alias of m's newest point, nil when it has none; c.mu is
+// held.
+func (c *catalogue) latestLocked(m *machine) *slot {
 	if m.latest == nil {
 		if n := newest(m.order); n != nil {
 			m.latest = c.newSlot(n.point, n)

@@ -57,7 +57,7 @@ func (f *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		}
 		if res != nil {
 			f.stats.spliced.Add(want)
-			f.cache.drop.read(n, off, want)
+			f.cache.drop.read(n, cachePlace{node: uint64(n)}, off, want)
 			return res, fuse.OK
 		}
 	}

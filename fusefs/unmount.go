@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,12 +31,18 @@ func Mounted(dir string) (mounted, dead bool, err error) {
 	if err != nil {
 		return false, false, err
 	}
-	points, err := Mountpoints()
+	mounts, err := mountpoints()
 	if err != nil {
 		return false, false, err
 	}
-	if !slices.Contains(points, dir) {
+	i := slices.IndexFunc(mounts, func(m mountpoint) bool { return m.dir == dir })
+	if i < 0 {
 		return false, false, nil
+	}
+	if process := mounts[i].process; process != "" {
+		pid, _ := strconv.Atoi(process[:max(0, strings.IndexByte(process, '.'))])
+		now, err := processID(pid)
+		return true, err != nil || now != process, nil
 	}
 	// Not stat, which the kernel may answer by itself.
 	var st unix.Statfs_t
@@ -62,22 +69,44 @@ func canonical(dir string) (string, error) {
 // Mountpoints returns the directories on which yester is mounted, whoever
 // mounted it.
 func Mountpoints() ([]string, error) {
+	mounts, err := mountpoints()
+	var dirs []string
+	for _, m := range mounts {
+		dirs = append(dirs, m.dir)
+	}
+	return dirs, err
+}
+
+// mountpoint is a mount of yester's.
+type mountpoint struct {
+	dir     string
+	process string // of an image: processID of the process that serves it
+}
+
+func mountpoints() ([]mountpoint, error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	var dirs []string
+	var found []mountpoint
 	sc := bufio.NewScanner(bytes.NewReader(data))
 	sc.Buffer(nil, 1<<20)
 	for sc.Scan() {
 		// proc_pid_mountinfo(5): … (5) mount point … - (9) type (10) source …
-		before, after, ok := strings.Cut(sc.Text(), " - ")
-		f := strings.Fields(before)
-		if ok && len(f) >= 5 && strings.HasPrefix(after, FSType+" ") {
-			dirs = append(dirs, unescape(f[4]))
+		before, after, _ := strings.Cut(sc.Text(), " - ")
+		f, fs := strings.Fields(before), strings.Fields(after)
+		if len(f) < 5 || len(fs) < 2 {
+			continue
 		}
+		process, image := strings.CutPrefix(fs[1], imageSource)
+		if fs[0] == FSType {
+			process = ""
+		} else if fs[0] != imageFSType || !image {
+			continue
+		}
+		found = append(found, mountpoint{unescape(f[4]), process})
 	}
-	return dirs, sc.Err()
+	return found, sc.Err()
 }
 
 // unescape undoes the octal escapes in which mountinfo writes blanks.

@@ -90,6 +90,9 @@ type Spooled interface {
 // with.
 type RepositoryFormat struct {
 	Name string // "rdiff-backup", …
+	// Recorded: what the trees tell of files comes from a record of theirs, not from
+	// files of the host: of times, there is that of the last change alone.
+	Recorded bool
 	// Probe reports whether the directory dir of folder ("." for folder itself) is
 	// such a repository. It reads little and fails only when reading fails.
 	Probe func(ctx context.Context, folder origin.Folder, dir string) (bool, error)

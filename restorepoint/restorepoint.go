@@ -100,6 +100,10 @@ type Point struct {
 	key     string    // identifies the files and their versions: changes when one changes
 }
 
+// Recorded reports whether the point is a tree of which all that a listing shows is
+// recorded, with one time for each file, and nothing is known to be lost.
+func (p *Point) Recorded() bool { return p.tree.recorded && p.Problem == "" }
+
 // Key identifies the point's content: two listings that give the same key speak
 // of the same bytes.
 func (p *Point) Key() string { return p.key }

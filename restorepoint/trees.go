@@ -31,6 +31,8 @@ type treeRoot struct {
 type treePoint struct {
 	repo  imageformats.Repository
 	point imageformats.RepositoryPoint
+	// recorded: see Point.Recorded.
+	recorded bool
 }
 
 // enter returns what a walk of the source asks of each directory: those whose
@@ -110,7 +112,7 @@ func (s *Source) treePoints(ctx context.Context) (points []Point, damaged []Igno
 			points = append(points, Point{
 				Machine: names[i], Time: rp.Time, TimeFrom: FromCatalogue, Kind: KindTree,
 				Layout: t.format.Name, Name: rp.Name, Problem: rp.Problem, Notes: notes, Provenance: s.treeProvenance(t, rp.Name),
-				tree: treePoint{repo: t.repo, point: rp}, key: t.dir + " " + rp.Key + " " + rp.Problem + rp.Degraded,
+				tree: treePoint{repo: t.repo, point: rp, recorded: t.format.Recorded && rp.Degraded == ""}, key: t.dir + " " + rp.Key + " " + rp.Problem + rp.Degraded,
 			})
 		}
 	}

@@ -31,7 +31,7 @@ import (
 )
 
 // Format is the reader of rdiff-backup repositories.
-var Format = imageformats.RepositoryFormat{Name: "rdiff-backup", Probe: probe, Open: open}
+var Format = imageformats.RepositoryFormat{Name: "rdiff-backup", Recorded: true, Probe: probe, Open: open}
 
 func probe(ctx context.Context, folder origin.Folder, dir string) (bool, error) {
 	info, err := folder.Lstat(ctx, join(dir, dataDir))

@@ -1,0 +1,154 @@
+package erofs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+
+	"yester/guestfs"
+)
+
+// ErrUnreadable is what a read of a part of an image gets that stands for
+// something that the tree could not tell.
+var ErrUnreadable = errors.New("this part of the tree can't be read")
+
+// Region says where in an image the metadata of a tree lie, before they are made.
+type Region struct {
+	Base       int64  // address in the image, a multiple of BlockSize below 16 TiB
+	RootBlocks int    // blocks of the root directory; at least 1
+	Parent     uint64 // NID that the root's ".." shows
+}
+
+// headBlocks is what a region begins with: the root's inode and its extended
+// attributes, which can be told before the tree is read.
+const headBlocks = 1 + (inodeSize+maxXattrBytes-1)/BlockSize
+
+// HeadSize is the length of what Head returns at most, in bytes.
+const HeadSize = headBlocks * BlockSize
+
+// Root returns the number of the root directory's inode.
+func (r *Region) Root() uint64 { return uint64(r.Base) >> nidBits }
+
+// Head returns the beginning of the region, for a root with these attributes.
+func (r *Region) Head(root *guestfs.Attr, xattrs []Xattr) (head []byte, left []string, err error) {
+	packed, left, err := packXattrs(xattrs)
+	if err != nil {
+		return nil, nil, err
+	}
+	head = make([]byte, roundUp(inodeSize+len(packed), BlockSize))
+	putInode(head, root, layoutPlain, int64(r.RootBlocks)*BlockSize, uint32(r.Base>>BlockBits)+headBlocks, packed)
+	return head, left, nil
+}
+
+// RootBlocks returns how many blocks a root directory should be given that is
+// believed to have entries of so many bytes in their names in all: with room for
+// twice that.
+func RootBlocks(entries, names int) int {
+	need := 2 * (entries*direntSize + names)
+	return max(2, roundUp(need, BlockSize)/BlockSize) // "." and ".." are two at least
+}
+
+// ErrRootBlocks means that a root directory doesn't take as many blocks as its
+// region says.
+var ErrRootBlocks = errors.New("the root directory takes another number of blocks")
+
+// File is a file's content: where the image says that it lies.
+type File struct {
+	Block uint64 // device (from 0) << 32 | block on it
+	Size  int64  // bytes
+	ID    guestfs.ID
+}
+
+// Tree is the metadata of a tree.
+type Tree struct {
+	Region
+	Files []File // by ascending Block, of those that aren't empty
+	End   uint64 // of the last one's space
+	// Lacking are the names of extended attributes that the format has no place for.
+	Lacking map[string]bool
+
+	slabs [][]byte // from the end of the head on
+	n     uint32   // blocks in use
+	bad   map[uint32]bool
+}
+
+// slabBlocks is how many blocks are allocated at a time.
+const slabBlocks = 256
+
+// Size returns the region's length, in bytes.
+func (t *Tree) Size() int64 { return HeadSize + int64(t.n)*BlockSize }
+
+// ReadAt fills p from off, relative to the region and behind the head. What lies
+// behind the end is zeros.
+func (t *Tree) ReadAt(p []byte, off int64) (int, error) {
+	for done := 0; done < len(p); {
+		at := off + int64(done) - HeadSize
+		if at < 0 {
+			return done, io.ErrUnexpectedEOF
+		}
+		if at >= int64(t.n)*BlockSize {
+			clear(p[done:])
+			break
+		}
+		i, in := uint32(at>>BlockBits), int(at&(BlockSize-1))
+		if t.bad[i] {
+			return done, ErrUnreadable
+		}
+		done += copy(p[done:], t.block(i)[in:])
+	}
+	return len(p), nil
+}
+
+// block returns a block behind the head.
+func (t *Tree) block(i uint32) []byte {
+	in := i % slabBlocks * BlockSize
+	return t.slabs[i/slabBlocks][in : in+BlockSize : in+BlockSize]
+}
+
+// FileAt returns the index in Files of the one whose space a block lies in, or -1.
+func (t *Tree) FileAt(block uint64) int {
+	return sort.Search(len(t.Files), func(i int) bool { return t.Files[i].Block > block }) - 1
+}
+
+// Space is where the contents of files are said to lie.
+type Space struct {
+	Next    uint64 // the first block that is free: device << 32 | block on it
+	Devices int
+	Gap     uint64 // blocks that are left free behind each file
+}
+
+// take gives a file of that size its place, on one device.
+func (s *Space) take(size int64) (uint64, error) {
+	n := (uint64(size) + BlockSize - 1) >> BlockBits
+	if n >= noBlock-s.Gap {
+		return 0, fmt.Errorf("file of %d bytes: %w", size, ErrTooLarge)
+	}
+	if s.Next&noBlock+n >= noBlock {
+		s.Next = (s.Next>>32 + 1) << 32
+	}
+	if s.Next>>32 >= uint64(s.Devices) {
+		return 0, fmt.Errorf("files of more than %d bytes in all: %w", uint64(s.Devices)<<(32+BlockBits), ErrTooLarge)
+	}
+	at := s.Next
+	s.Next += n + s.Gap
+	return at, nil
+}
+
+// Build makes the metadata of src, which lie at r, and gives each file a place in
+// space. The same tree at the same place is always the same image. An inode or a
+// directory that src can't tell becomes one that can't be read; failed is called
+// with why.
+func Build(ctx context.Context, src guestfs.Tree, r Region, space Space, failed func(error)) (*Tree, error) {
+	b := &builder{
+		ctx: ctx, src: src, space: space, failed: failed,
+		t:     &Tree{Region: r, Lacking: make(map[string]bool), bad: make(map[uint32]bool)},
+		links: make(map[guestfs.ID]uint64),
+	}
+	if err := b.root(); err != nil {
+		return nil, err
+	}
+	b.t.End = b.space.Next
+	return b.t, nil
+}
