@@ -49,7 +49,7 @@ func mountImage(f *rawFS, dir string, opt Options) (*images, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		fs:            f, dir: dir, opt: opt,
 		open: make(map[uint64]*generation), trees: make(map[*slot]*imageTree),
-		guesses: make(map[string]int), next: 1, look: make(chan struct{}, 1),
+		next: 1,
 	}
 	id, err := processID(os.Getpid())
 	if err != nil {
@@ -194,7 +194,6 @@ func (im *images) generate() *generation {
 	} else {
 		g.machines(f.cat.machines, attr, points)
 	}
-	im.moved = false
 	return g
 }
 
@@ -311,7 +310,6 @@ func (im *images) follow(stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-tick.C:
-		case <-im.look:
 		}
 		if err := f.cat.refresh(context.Background(), relistAfter); err != nil {
 			f.fail("list", makeID(0, spaceLayout, rootIno), "", err)
@@ -319,10 +317,7 @@ func (im *images) follow(stop <-chan struct{}) {
 		f.cat.mu.Lock()
 		changed := f.cat.changed
 		f.cat.mu.Unlock()
-		im.mu.Lock()
-		moved := im.moved
-		im.mu.Unlock()
-		if changed.Equal(shown) && !moved {
+		if changed.Equal(shown) {
 			continue
 		}
 		if err := im.attach(im.generate(), true); err != nil {

@@ -42,10 +42,10 @@ const (
 	imageRegions = (imageSize - imageUpper) / erofs.MaxSize
 	// imageDevices is how many devices of 16 TiB there are for contents.
 	imageDevices = 16
-	// contentGap is what is left free behind each file, in blocks: the kernel reads
-	// ahead by no more than that, so that no request spans two files and one that
-	// can't be read is no other's error.
-	contentGap = imageReadAheadKB << 10 / erofs.BlockSize
+	// contentGap is what is left free behind each file, in blocks. The kernel reads
+	// ahead by two windows at most, so that hardly a request spans two files, and one
+	// that can't be read is no other's error.
+	contentGap = 2 * imageReadAheadKB << 10 / erofs.BlockSize
 	// imageReadAheadKB is how far the kernel reads ahead on a device, in KiB.
 	imageReadAheadKB = 512
 )
@@ -76,15 +76,9 @@ type images struct {
 	regions  []*imageTree // by number; what a region once was stays in its place
 	runs     []*imageTree // those that have places for contents, by them
 	kept     []*imageTree // those whose metadata are in memory, the last made last
-	moved    bool         // a point has another region since the last generation
 
 	placing sync.Mutex // of what follows; held while places are given
 	next    uint64     // the next place
-
-	guessing sync.Mutex
-	guesses  map[string]int // blocks of a root directory, by machine
-
-	look chan struct{} // asks for another generation
 }
 
 // generation is the image as of one listing of the source.
@@ -210,8 +204,9 @@ func (im *images) readImage(ctx context.Context, g *generation, p []byte, off in
 		at := (off - imageUpper) % erofs.MaxSize
 		n := int(min(int64(len(p)), erofs.MaxSize-at))
 		if t == nil {
-			clear(p[:n])
-		} else if err := im.readTree(ctx, t, p[:n], at); err != nil {
+			return nil, errNothingYet
+		}
+		if err := im.readTree(ctx, t, p[:n], at); err != nil {
 			return t, err
 		}
 		p, off = p[n:], off+int64(n)
@@ -219,14 +214,19 @@ func (im *images) readImage(ctx context.Context, g *generation, p []byte, off in
 	return nil, nil
 }
 
+// errNothingYet is what a read gets of a part of the image or a device that isn't
+// given to anything. The kernel, which reads ahead, must not keep anything of it:
+// it may be given to something later.
+var errNothingYet = errors.New("nothing is there yet")
+
 // fail logs why a request about a point has failed.
 func (im *images) fail(op string, t *imageTree, err error) fuse.Status {
 	var n nodeID
 	if t != nil {
 		n = makeID(t.slot.num, spaceLayout, pointIno)
 	}
-	if errors.Is(err, erofs.ErrUnreadable) {
-		return fuse.EIO // why has been said
+	if errors.Is(err, erofs.ErrUnreadable) || errors.Is(err, errNothingYet) {
+		return fuse.EIO // why has been said, or nobody has asked
 	}
 	im.fs.fail(op, n, "", err)
 	return fuse.EIO

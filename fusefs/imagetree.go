@@ -2,13 +2,11 @@ package fusefs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sort"
 	"sync"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -29,7 +27,6 @@ type imageTree struct {
 	head []byte
 	tree *erofs.Tree // nil when there is none in memory
 	told bool        // what it lacks has been logged
-	left bool        // another region has taken its place: see move
 
 	push imagePusher
 }
@@ -105,43 +102,30 @@ func (im *images) headLocked(ctx context.Context, t *imageTree) ([]byte, error) 
 		xattrs = append(xattrs, erofs.Xattr{Name: name, Value: root.Xattrs[name]})
 	}
 	if t.region.RootBlocks == 0 {
-		t.region.RootBlocks = im.guessRootBlocks(ctx, t.slot)
+		if t.region.RootBlocks, err = im.rootBlocks(ctx, t.slot); err != nil {
+			return nil, err
+		}
 	}
 	head, _, err := t.region.Head(&root.Attr, xattrs)
 	t.head = head
 	return head, err
 }
 
-// guessRootBlocks returns how large a point's root directory is to be, by the
-// machine's newest point: to tell a root's attributes must not take opening each.
-func (im *images) guessRootBlocks(ctx context.Context, s *slot) int {
-	im.guessing.Lock()
-	defer im.guessing.Unlock()
-	name := s.point.Machine
-	if n := im.guesses[name]; n != 0 {
-		return n
-	}
-	n := erofs.RootBlocks(0, 0)
-	im.fs.cat.mu.Lock()
-	last := newest(im.fs.cat.byName[name].order)
-	im.fs.cat.mu.Unlock()
-	if last != nil {
-		if p, err := im.fs.acquire(ctx, last); err == nil {
-			n, _ = rootBlocks(ctx, p.Tree) // damage shows when it is looked at
-			last.release(p)
+// rootBlocks returns how many blocks a point's root directory takes. What is known
+// of all of a repository's points is mostly enough: to tell a root's attributes
+// should not take opening each.
+func (im *images) rootBlocks(ctx context.Context, s *slot) (int, error) {
+	if entries, names, err := im.fs.cat.src.RootSize(ctx, s.point); err == nil {
+		if n := erofs.FewRootBlocks(entries, names); n > 0 {
+			return n, nil
 		}
 	}
-	im.guesses[name] = n
-	return n
-}
-
-func rootBlocks(ctx context.Context, tree guestfs.Tree) (int, error) {
-	entries, names := 0, 0
-	err := tree.ReadDir(ctx, tree.Root(), 0, func(d guestfs.Dirent) bool {
-		entries, names = entries+1, names+len(d.Name)
-		return true
-	})
-	return erofs.RootBlocks(entries, names), err
+	p, err := im.fs.acquire(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	defer s.release(p)
+	return erofs.RootBlocks(ctx, p.Tree)
 }
 
 // tree returns a point's metadata, made if need be.
@@ -150,9 +134,6 @@ func (im *images) tree(ctx context.Context, t *imageTree) (*erofs.Tree, error) {
 	defer t.mu.Unlock()
 	if t.tree != nil {
 		return t.tree, nil
-	}
-	if t.left {
-		return nil, errStale
 	}
 	if _, err := im.headLocked(ctx, t); err != nil {
 		return nil, err
@@ -163,15 +144,6 @@ func (im *images) tree(ctx context.Context, t *imageTree) (*erofs.Tree, error) {
 	}
 	defer t.slot.release(p)
 	tree, err := im.build(ctx, t, p.Tree)
-	if errors.Is(err, erofs.ErrRootBlocks) {
-		n, lerr := rootBlocks(ctx, p.Tree)
-		if lerr != nil {
-			return nil, lerr
-		}
-		t.left = true
-		im.move(t, n)
-		return nil, fmt.Errorf("%w: it will be shown in a moment", err)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -219,25 +191,6 @@ func (im *images) build(ctx context.Context, t *imageTree, src guestfs.Tree) (*e
 // maxTold is how many failures of one point are logged each by itself.
 const maxTold = 16
 
-// move gives a point another region, whose root directory has so many blocks: the
-// one it has says something else already. The next generation has it there.
-func (im *images) move(t *imageTree, blocks int) {
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	if len(im.regions) >= imageRegions {
-		return
-	}
-	moved := &imageTree{slot: t.slot}
-	im.trees[t.slot] = moved
-	im.place(moved)
-	moved.region.RootBlocks = blocks
-	im.moved = true
-	select {
-	case im.look <- struct{}{}:
-	default:
-	}
-}
-
 // keep notes that t's metadata are in memory, and forgets others'; t.mu is held.
 func (im *images) keep(t *imageTree) {
 	im.mu.Lock()
@@ -282,34 +235,40 @@ func (im *images) give(t *imageTree, tree *erofs.Tree) {
 	}
 }
 
-// readContent answers a read of a device.
+// readContent answers a read of a device, with all of buf's length: the kernel
+// takes a short answer for the end of the device.
 func (im *images) readContent(device uint64, off int64, buf []byte) (fuse.ReadResult, fuse.Status) {
 	ctx := context.Background()
-	at := device<<32 | uint64(off)>>erofs.BlockBits
-	t := im.treeAt(at)
-	if t == nil {
-		clear(buf)
-		return fuse.ReadResultVector([][]byte{buf}), fuse.OK
+	for done := 0; done < len(buf); {
+		at := device<<32 | uint64(off+int64(done))>>erofs.BlockBits
+		t := im.treeAt(at)
+		if t == nil {
+			return nil, im.fail("read", nil, errNothingYet)
+		}
+		tree, err := im.tree(ctx, t)
+		if err != nil {
+			return nil, im.fail("read", t, err)
+		}
+		i, space := tree.FileAt(at)
+		if i < 0 {
+			return nil, im.fail("read", nil, errNothingYet)
+		}
+		c := content{im: im, tree: t, file: tree.Files[i]}
+		from := int64(at-c.file.Block)<<erofs.BlockBits + (off+int64(done))&(erofs.BlockSize-1)
+		part := buf[done:][:min(int64(len(buf)-done), int64(space)<<erofs.BlockBits-from)]
+		res, n, err := c.read(ctx, part, from, len(part) == len(buf))
+		if err != nil {
+			return nil, im.fs.fail("read", c.node(), "", err)
+		}
+		if res != nil {
+			return res, fuse.OK
+		}
+		if from == 0 && int64(n) == c.file.Size && n <= pushFile {
+			t.push.missed(i, func(i int, buf []byte) { im.pushFile(t, tree.Files[i], buf) }, len(tree.Files))
+		}
+		done += len(part)
 	}
-	tree, err := im.tree(ctx, t)
-	if err != nil {
-		return nil, im.fail("read", t, err)
-	}
-	i := tree.FileAt(at)
-	if i < 0 {
-		clear(buf)
-		return fuse.ReadResultVector([][]byte{buf}), fuse.OK
-	}
-	c := content{im: im, tree: t, file: tree.Files[i]}
-	within := int64(at-c.file.Block)<<erofs.BlockBits + off&(erofs.BlockSize-1)
-	res, n, err := c.read(ctx, buf, within)
-	if err != nil {
-		return nil, im.fs.fail("read", c.node(), "", err)
-	}
-	if within == 0 && int64(n) == c.file.Size && n <= pushFile {
-		t.push.missed(im, t, tree, i)
-	}
-	return res, fuse.OK
+	return fuse.ReadResultVector([][]byte{buf}), fuse.OK
 }
 
 // treeAt returns the point whose files' contents lie around a place.
@@ -336,16 +295,14 @@ func (c *content) node() nodeID {
 	return pl.node(spaceVolume, c.file.ID)
 }
 
-// read answers a read at off with all of buf's length: the kernel takes a short
-// answer for the end of the device. It returns how many of these bytes are the
-// file's; the others are zeros.
-func (c *content) read(ctx context.Context, buf []byte, off int64) (fuse.ReadResult, int, error) {
+// read fills buf from off. It returns how many of these bytes are the file's; the
+// others are zeros. Where splicing is allowed, the result may be an answer instead.
+func (c *content) read(ctx context.Context, buf []byte, off int64, splicing bool) (fuse.ReadResult, int, error) {
 	f := c.im.fs
 	n := max(0, min(int64(len(buf)), c.file.Size-off))
 	clear(buf[n:])
-	whole := fuse.ReadResultVector([][]byte{buf})
 	if n == 0 {
-		return whole, 0, nil
+		return nil, 0, nil
 	}
 	r, done, err := c.open(ctx)
 	if err != nil {
@@ -354,7 +311,7 @@ func (c *content) read(ctx context.Context, buf []byte, off int64) (fuse.ReadRes
 	defer done()
 	f.stats.reads.Add(1)
 	f.stats.bytes.Add(n)
-	if n >= spliceFrom && n == int64(len(buf)) {
+	if splicing && n >= spliceFrom && n == int64(len(buf)) {
 		res, err := f.spliced(ctx, r, off, n)
 		if err != nil {
 			return nil, 0, err
@@ -365,7 +322,7 @@ func (c *content) read(ctx context.Context, buf []byte, off int64) (fuse.ReadRes
 			return res, int(n), nil
 		}
 	}
-	return whole, int(n), block.ReadFull(ctx, r, buf[:n], off)
+	return nil, int(n), block.ReadFull(ctx, r, buf[:n], off)
 }
 
 // open returns the file's content; done must be called after.
@@ -390,73 +347,4 @@ func (c *content) open(ctx context.Context) (r block.Reader, done func(), err er
 // cached returns where the kernel's page cache has the file.
 func (c *content) cached() cachePlace {
 	return cachePlace{node: nodeDevice + c.file.Block>>32, base: int64(c.file.Block&(1<<32-1)) << erofs.BlockBits}
-}
-
-// imagePusher pushes a point's small files into the kernel's page cache ahead of
-// who reads them in the order in which they lie, which is that of their names.
-// pusher has the reasons, and the numbers.
-type imagePusher struct {
-	mu     sync.Mutex
-	last   int // index of the last file that was asked for
-	row    int // how many of them came close behind each other
-	window int
-	pushed int // where the last push ended
-	when   time.Time
-}
-
-// missed notes that the kernel had to ask for a small file.
-func (p *imagePusher) missed(im *images, t *imageTree, tree *erofs.Tree, i int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if i > p.last && i-p.last <= pushMost && time.Since(p.when) < pushMomentum {
-		p.row++
-	} else {
-		p.row, p.window = 1, 0
-	}
-	p.last, p.when = i, time.Now()
-	if p.row < pushAfter {
-		return
-	}
-	p.window = min(max(2*p.window, pushFirst), pushMost)
-	from := i + 1
-	if p.pushed > i && p.pushed <= i+pushMost {
-		from = p.pushed
-	}
-	to, bytes := from, int64(0)
-	for ; to < len(tree.Files) && to-from < p.window; to++ {
-		if size := tree.Files[to].Size; size <= pushFile {
-			if bytes += size; bytes > pushBytes {
-				break
-			}
-		}
-	}
-	if to > from && im.fs.cache.offer(func(server *fuse.Server) { im.pushFiles(server, t, tree.Files[from:to]) }) {
-		p.pushed = to
-	}
-}
-
-// pushFiles pushes the small ones among files.
-func (im *images) pushFiles(server *fuse.Server, t *imageTree, files []erofs.File) {
-	ctx, buf := context.Background(), im.fs.cache.push.buf
-	for _, file := range files {
-		if file.Size > pushFile {
-			continue
-		}
-		c := content{im: im, tree: t, file: file}
-		n := (file.Size + erofs.BlockSize - 1) &^ (erofs.BlockSize - 1)
-		r, done, err := c.open(ctx)
-		if err != nil {
-			continue // whoever wants the file asks for it, and gets the error
-		}
-		clear(buf[file.Size:n])
-		err = block.ReadFull(ctx, r, buf[:file.Size], 0)
-		done()
-		if err != nil {
-			continue
-		}
-		at := c.cached()
-		if server.InodeNotifyStoreCache(at.node, at.base, buf[:n]) == fuse.OK {
-			im.fs.stats.pushed.Add(1)
-		}
-	}
 }

@@ -109,6 +109,14 @@ type Historian interface {
 	History(ctx context.Context, path string, emit func(PathVersion) bool) error
 }
 
+// RootSizer is a Repository that knows how large its points' root directories can
+// be without reading any.
+type RootSizer interface {
+	// RootSize returns how many entries the root of a point has at most, whichever
+	// point it is, and how many bytes their names have together.
+	RootSize(ctx context.Context) (entries, names int, err error)
+}
+
 // PathVersion is what a path was over a run of consecutive points.
 type PathVersion struct {
 	First, Last RepositoryPoint // the points at which it was so; the same when there is one

@@ -195,6 +195,16 @@ func (s *Source) closeTrees() error {
 	return errors.Join(errs...)
 }
 
+// RootSize returns how many entries the root directory of a point of KindTree has at
+// most, and how many bytes there are in their names. An error matching ErrNotFound
+// means that the repository can't tell without being read.
+func (s *Source) RootSize(ctx context.Context, p Point) (entries, names int, err error) {
+	if r, ok := p.tree.repo.(imageformats.RootSizer); ok {
+		return r.RootSize(ctx)
+	}
+	return 0, 0, notFoundf("restore point %s of %s: the size of its root directory", p.ID, p.Machine)
+}
+
 // Root returns the root directory of a point of KindTree. It costs much less than
 // opening the point.
 func (s *Source) Root(ctx context.Context, p Point) (imageformats.Root, error) {

@@ -32,6 +32,7 @@ type mountFlags struct {
 	foreground     bool
 	allowOther     bool
 	followSymlinks bool
+	noEROFS        bool
 	idleTimeout    time.Duration
 	hydrate        bool
 	bandwidth      string
@@ -83,6 +84,7 @@ the source appear in the mount.`,
 	fl.BoolVar(&f.foreground, "foreground", false, "serve from this process instead of one in the background")
 	fl.BoolVar(&f.allowOther, "allow-other", false, "let other users in; the guest's modes and ACLs decide what they may read")
 	fl.BoolVar(&f.followSymlinks, "follow-symlinks", false, "follow the guest's symbolic links, which lead into this host (off: ELOOP)")
+	fl.BoolVar(&f.noEROFS, "no-erofs", false, "list rdiff-backup points request by request even where the kernel could by itself; shows all that can be read of a damaged point")
 	fl.BoolVar(&f.hydrate, "hydrate", false, "fetch the newest point, or the one of --at, in the background: all of it, for a source far away")
 	fl.StringVar(&f.bandwidth, "bandwidth", "", "hydrate by at most this many bytes a second, such as `20M` (default no limit)")
 	fl.DurationVar(&f.idleTimeout, "idle-timeout", 0, "unmount after this long without a request, such as 12h (0: never)")
@@ -162,6 +164,9 @@ func (f *mountFlags) args() []string {
 	}
 	if f.followSymlinks {
 		a = append(a, "--follow-symlinks")
+	}
+	if f.noEROFS {
+		a = append(a, "--no-erofs")
 	}
 	if f.hydrate {
 		a = append(a, "--hydrate", "--bandwidth", f.bandwidth)
@@ -288,7 +293,7 @@ func openMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir st
 		return nil, nil, err
 	}
 	opt := fusefs.Options{
-		Machine: g.machine, AllowOther: f.allowOther, FollowSymlinks: f.followSymlinks, Logger: logger,
+		Machine: g.machine, AllowOther: f.allowOther, FollowSymlinks: f.followSymlinks, NoEROFS: f.noEROFS, Logger: logger,
 	}
 	if g.at != "" {
 		p, err := g.selectPoint(ctx, src)

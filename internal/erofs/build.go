@@ -78,8 +78,8 @@ func (b *builder) list(dir guestfs.ID, self, parent uint64) ([]dirEntry, error) 
 func (b *builder) children(entries []dirEntry, self uint64, depth int) error {
 	for i := range entries {
 		e := &entries[i]
-		if e.nid != 0 {
-			continue // "." and ".."
+		if e.name == "." || e.name == ".." {
+			continue
 		}
 		if err := b.ctx.Err(); err != nil {
 			return err
@@ -171,7 +171,7 @@ func (b *builder) dir(e *dirEntry, a *guestfs.Attr, xattrs []byte, parent uint64
 	if depth >= maxDepth {
 		return 0, fmt.Errorf("%d directories in each other: %w", depth, ErrTooLarge)
 	}
-	entries, err := b.list(e.id, 1, parent) // its own number is noted below
+	entries, err := b.list(e.id, 0, parent) // its own number is noted below
 	if err != nil {
 		return b.badDir(e, a, xattrs, err)
 	}

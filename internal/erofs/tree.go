@@ -42,12 +42,24 @@ func (r *Region) Head(root *guestfs.Attr, xattrs []Xattr) (head []byte, left []s
 	return head, left, nil
 }
 
-// RootBlocks returns how many blocks a root directory should be given that is
-// believed to have entries of so many bytes in their names in all: with room for
-// twice that.
-func RootBlocks(entries, names int) int {
-	need := 2 * (entries*direntSize + names)
-	return max(2, roundUp(need, BlockSize)/BlockSize) // "." and ".." are two at least
+// FewRootBlocks is how many blocks a root directory takes that is known to have no
+// more than so many entries, with so many bytes in their names; 0 when that is too
+// many to know it.
+func FewRootBlocks(entries, names int) int {
+	// "." and ".." are two entries, so that two blocks can always be filled; each may
+	// end where the next entry would have begun.
+	if (entries+2)*direntSize+names+3+2*(direntSize+maxName) > 2*BlockSize {
+		return 0
+	}
+	return 2
+}
+
+// RootBlocks returns how many blocks the root directory of src takes.
+func RootBlocks(ctx context.Context, src guestfs.Tree) (int, error) {
+	b := builder{ctx: ctx, src: src}
+	entries, err := b.list(src.Root(), 0, 0)
+	first, _ := dirBlocks(entries, 1)
+	return len(first), err
 }
 
 // ErrRootBlocks means that a root directory doesn't take as many blocks as its
@@ -107,9 +119,19 @@ func (t *Tree) block(i uint32) []byte {
 	return t.slabs[i/slabBlocks][in : in+BlockSize : in+BlockSize]
 }
 
-// FileAt returns the index in Files of the one whose space a block lies in, or -1.
-func (t *Tree) FileAt(block uint64) int {
-	return sort.Search(len(t.Files), func(i int) bool { return t.Files[i].Block > block }) - 1
+// FileAt returns the index in Files of the one whose place a block below End is in
+// or behind (-1: it is before the first); and how many blocks there are from that
+// file's first to the next one's.
+func (t *Tree) FileAt(block uint64) (i int, blocks uint64) {
+	i = sort.Search(len(t.Files), func(i int) bool { return t.Files[i].Block > block }) - 1
+	if i < 0 {
+		return i, 0
+	}
+	end := t.End
+	if i+1 < len(t.Files) {
+		end = t.Files[i+1].Block
+	}
+	return i, end - t.Files[i].Block
 }
 
 // Space is where the contents of files are said to lie.
