@@ -254,6 +254,7 @@ func (im *images) attachHere(again bool) error {
 	if err := unix.Fchdir(int(im.root.Fd())); err != nil {
 		return err
 	}
+	defer unix.Chdir("/") //nolint:errcheck // or the filesystem would never end
 	attrs := unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	if !im.opt.FollowSymlinks {
 		attrs |= unix.MOUNT_ATTR_NOSYMFOLLOW

@@ -59,6 +59,7 @@ const (
 type Mount struct {
 	fs     *rawFS
 	server *fuse.Server
+	images *images // nil unless what is mounted is an image
 	dir    string
 	stop   chan struct{}
 	once   sync.Once
@@ -91,7 +92,7 @@ func Start(ctx context.Context, src *restorepoint.Source, dir string, opt Option
 	if asImage(src, cat, opt) {
 		im, err := mountImage(f, dir, opt)
 		if err == nil {
-			m.server = im.server
+			m.images, m.server = im, im.server
 			m.run(func() { im.follow(m.stop) })
 			return m, nil
 		}

@@ -25,7 +25,12 @@ func TestMountCommand(t *testing.T) {
 		}
 		t.Skip(err)
 	}
-	source := filepath.Join(makeFixtures(t), "web01")
+	t.Run("disks", func(t *testing.T) { mountLives(t, filepath.Join(makeFixtures(t), "web01")) })
+	t.Run("a repository", func(t *testing.T) { mountLives(t, filepath.Join(needRepositories(t), "cli", "repo")) })
+}
+
+// mountLives takes a mount of source through its life.
+func mountLives(t *testing.T, source string) {
 	work := t.TempDir()
 	bin, dir := filepath.Join(work, "yester"), filepath.Join(work, "mnt")
 	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".").CombinedOutput(); err != nil {

@@ -352,7 +352,7 @@ func TestRootBlocks(t *testing.T) {
 	}
 	many := memtree.New(guestfs.Info{})
 	for i := range 500 {
-		many.File(fmt.Sprint(i), "")
+		many.File(fmt.Sprintf("%030d", i), "")
 	}
 	if _, err := Build(t.Context(), many, Region{Base: 1 << 20, RootBlocks: 2}, Space{Next: 1, Devices: 1}, nil); !errors.Is(err, ErrRootBlocks) {
 		t.Errorf("500 entries in two blocks: %v", err)
