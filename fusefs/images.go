@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -79,6 +80,10 @@ type images struct {
 
 	placing sync.Mutex // of what follows; held while places are given
 	next    uint64     // the next place
+
+	sizing sync.Mutex     // of what follows
+	sized  time.Time      // the change of the catalogue that sizes are of
+	sizes  map[string]int // what fewRootBlocks has found, by machine
 }
 
 // generation is the image as of one listing of the source.

@@ -115,10 +115,8 @@ func (im *images) headLocked(ctx context.Context, t *imageTree) ([]byte, error) 
 // of all of a repository's points is mostly enough: to tell a root's attributes
 // should not take opening each.
 func (im *images) rootBlocks(ctx context.Context, s *slot) (int, error) {
-	if entries, names, err := im.fs.cat.src.RootSize(ctx, s.point); err == nil {
-		if n := erofs.FewRootBlocks(entries, names); n > 0 {
-			return n, nil
-		}
+	if n := im.fewRootBlocks(ctx, s); n > 0 {
+		return n, nil
 	}
 	p, err := im.fs.acquire(ctx, s)
 	if err != nil {
@@ -126,6 +124,27 @@ func (im *images) rootBlocks(ctx context.Context, s *slot) (int, error) {
 	}
 	defer s.release(p)
 	return erofs.RootBlocks(ctx, p.Tree)
+}
+
+// fewRootBlocks returns how many blocks the root directory of any of a machine's
+// points takes, as far as that is known: 0 when it isn't.
+func (im *images) fewRootBlocks(ctx context.Context, s *slot) int {
+	im.sizing.Lock()
+	defer im.sizing.Unlock()
+	im.fs.cat.mu.Lock()
+	changed := im.fs.cat.changed
+	im.fs.cat.mu.Unlock()
+	if !im.sized.Equal(changed) {
+		im.sizes, im.sized = make(map[string]int), changed
+	}
+	n, known := im.sizes[s.point.Machine]
+	if !known {
+		if entries, names, err := im.fs.cat.src.RootSize(ctx, s.point); err == nil {
+			n = erofs.FewRootBlocks(entries, names)
+		}
+		im.sizes[s.point.Machine] = n
+	}
+	return n
 }
 
 // tree returns a point's metadata, made if need be.
