@@ -12,8 +12,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"yester/fusefs/erofs"
 	"yester/guestfs"
-	"yester/internal/erofs"
 	"yester/restorepoint"
 )
 

@@ -7,8 +7,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"yester/fusefs/erofs"
 	"yester/internal/block"
-	"yester/internal/erofs"
 )
 
 // imagePusher pushes a point's small files into the kernel's page cache ahead of

@@ -10,7 +10,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"yester/internal/erofs"
+	"yester/fusefs/erofs"
 )
 
 // A walk of a FUSE tree costs a round trip to this process for each directory and
@@ -140,7 +140,7 @@ func (im *images) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 		im.mu.Lock()
 		defer im.mu.Unlock()
 		if im.cur.node() != in.NodeId {
-			return fuse.Status(fuse.ENOENT)
+			return fuse.ENOENT
 		}
 		im.open[in.NodeId] = im.cur
 		im.cur.users++

@@ -10,9 +10,9 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"yester/fusefs/erofs"
 	"yester/guestfs"
 	"yester/internal/block"
-	"yester/internal/erofs"
 )
 
 // imageTree is a point's part of the image.

@@ -58,6 +58,7 @@ func mountHelperArgs(argv0 string, args []string) ([]string, error) {
 var flagOptions = map[string]string{
 	"allow_other":          "--allow-other",
 	"follow_symlinks":      "--follow-symlinks",
+	"no_erofs":             "--no-erofs",
 	"allow_changed_parent": "--allow-changed-parent",
 	"idle_timeout":         "--idle-timeout",
 	"machine":              "--machine",
