@@ -89,12 +89,25 @@ func content(t *testing.T, path string) string {
 	return string(b)
 }
 
-// TestImageFollowsTheSource adds and removes points while they are mounted.
+// TestImageFollowsTheSource adds and removes points while they are mounted, where
+// mounts are private, and where they are propagated to others, as systemd has it.
 func TestImageFollowsTheSource(t *testing.T) {
+	for _, kind := range []string{"private", "shared"} {
+		t.Run(kind, func(t *testing.T) {
+			treetest.Need(t)
+			around := t.TempDir()
+			run(t, around, fmt.Sprintf("mount --bind . . && mount --make-%s .", kind))
+			t.Cleanup(func() { unix.Unmount(around, 0) }) // after the test's own
+			followSource(t, filepath.Join(around, "mnt"))
+		})
+	}
+}
+
+func followSource(t *testing.T, dir string) {
 	r := newRepository(t)
 	first := r.change(t, `echo one > f; mkdir d; echo deep > d/g`)
 	second := r.change(t, `echo two > f`)
-	dir, m := mountChanging(t, r.repo, fusefs.Options{Logger: discard()})
+	m := mountOn(t, r.repo, dir, fusefs.Options{Logger: discard()})
 	needImage(t, dir)
 	if got, want := names(t, dir), []string{first, second, "latest"}; !slices.Equal(got, want) {
 		t.Fatalf("the mount shows %q, want %q", got, want)

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,20 @@ func asImage(src *restorepoint.Source, cat *restorepoint.Catalogue, opt Options)
 			return false
 		}
 	}
-	return true
+	return kernelSince(6, 13)
+}
+
+// kernelSince reports whether the kernel is of that version or a later one. Linux
+// 6.12 mounts an image from a file of FUSE too, and crashes when it reads it
+// (commit 3a23787ca8756920d65fda39f41353a4be1d1642).
+func kernelSince(major, minor int) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var a, b int
+	n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b)
+	return n == 2 && (a > major || a == major && b >= minor)
 }
 
 // mountImage mounts what f shows as an image on dir. Where the kernel can't (it
@@ -255,6 +269,12 @@ func (im *images) attachHere(again bool) error {
 		return err
 	}
 	defer unix.Chdir("/") //nolint:errcheck // or the filesystem would never end
+	if again {
+		var there unix.Stat_t
+		if err := unix.Stat(im.dir, &there); err != nil || there.Dev != im.dev {
+			return fmt.Errorf("%s: %w: %w", im.dir, ErrNotMounted, cmp.Or(err, error(unix.EXDEV)))
+		}
+	}
 	attrs := unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	if !im.opt.FollowSymlinks {
 		attrs |= unix.MOUNT_ATTR_NOSYMFOLLOW
@@ -272,17 +292,12 @@ func (im *images) attachHere(again bool) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	setReadAhead(st.Dev, readAheadKB)
 	move := func(flags int) error {
 		return unix.MoveMount(fd, "", unix.AT_FDCWD, im.dir, unix.MOVE_MOUNT_F_EMPTY_PATH|flags)
 	}
 	if !again {
 		im.dev = st.Dev
 		return move(0)
-	}
-	var there unix.Stat_t
-	if err := unix.Stat(im.dir, &there); err != nil || there.Dev != im.dev {
-		return fmt.Errorf("%s: the mount is no longer there: %w", im.dir, errors.Join(err, ErrNotMounted))
 	}
 	detach := func() error { return unix.Unmount(im.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) }
 	if err = move(moveMountBeneath); err == nil {

@@ -243,12 +243,21 @@ func mount(t *testing.T, source string, opt fusefs.Options) (dir string, m *fuse
 // mountChanging is mount for a test that damages its source by itself.
 func mountChanging(t *testing.T, source string, opt fusefs.Options) (dir string, m *fusefs.Mount) {
 	t.Helper()
+	dir = filepath.Join(t.TempDir(), "mnt")
+	return dir, mountOn(t, source, dir, opt)
+}
+
+// mountOn is mountChanging on the directory dir, which is made.
+func mountOn(t *testing.T, source, dir string, opt fusefs.Options) *fusefs.Mount {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	src, err := restorepoint.Open(source, restorepoint.Options{Replay: true, Logger: opt.Logger, Location: time.UTC})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir = t.TempDir()
-	m, err = fusefs.Start(context.Background(), src, dir, opt)
+	m, err := fusefs.Start(context.Background(), src, dir, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +272,7 @@ func mountChanging(t *testing.T, source string, opt fusefs.Options) (dir string,
 			t.Errorf("%s is still mounted", dir)
 		}
 	})
-	return dir, m
+	return m
 }
 
 // fingerprint returns hash, size and times of every file below dir, as far as a
