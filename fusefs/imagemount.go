@@ -44,8 +44,8 @@ func asImage(src *restorepoint.Source, cat *restorepoint.Catalogue, opt Options)
 }
 
 // kernelSince reports whether the kernel is of that version or a later one. Linux
-// 6.12 mounts an image from a file of FUSE too, and crashes when it reads it
-// (commit 3a23787ca8756920d65fda39f41353a4be1d1642).
+// 6.12 mounts an image from a file of FUSE too, but crashes when it reads it ("erofs:
+// fix file-backed mounts over FUSE", in 6.13).
 func kernelSince(major, minor int) bool {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
