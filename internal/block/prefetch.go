@@ -75,7 +75,8 @@ type Ahead struct {
 
 	mu    sync.Mutex
 	begun bool
-	pos   int64 // where the stream has got to
+	start int64 // where the stream began
+	pos   int64 // where it has got to
 	run   int64 // bytes read in sequence
 	until int64 // end of what was hinted
 }
@@ -87,7 +88,7 @@ func (a *Ahead) Note(off, n, size int64) (Range, bool) {
 	defer a.mu.Unlock()
 	end := off + n
 	if !a.follows(off) {
-		a.pos, a.run, a.until = end, n, end
+		a.start, a.pos, a.run, a.until = off, end, n, end
 		if first := !a.begun && off == 0 && a.After == 0; !first {
 			a.begun = true
 			return Range{}, false
@@ -97,7 +98,9 @@ func (a *Ahead) Note(off, n, size int64) (Range, bool) {
 		a.run += n
 		a.pos = end
 	}
-	window := min(aheadFirst+2*(a.run-a.After), aheadMost)
+	// Of reads out of order run knows some: as few as half of what was read.
+	read := min(a.pos-a.start, 2*a.run)
+	window := min(aheadFirst+2*max(read-a.After, 0), aheadMost)
 	if a.run < a.After || a.until-a.pos > window-max(window/aheadStep, aheadLeast) {
 		return Range{}, false
 	}
