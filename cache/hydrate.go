@@ -291,7 +291,7 @@ type pump struct {
 // pump returns a pump that keeps the scheduler's queue filled, also while blocks
 // that have come wait to be kept, and no more.
 func (r *Reader) pump(ctx context.Context, class priority) *pump {
-	slots := int64(r.sched.limits.Bulk)*5/4 + maxBuffers/r.o.BlockSize
+	slots := int64(r.sched.limits.Bulk)*5/4 + maxLanded/r.o.BlockSize
 	return &pump{r: r, ctx: ctx, class: class, slots: make(chan struct{}, min(slots, 1024))}
 }
 

@@ -43,6 +43,9 @@ const (
 	// maxBuffers bounds the bytes of background requests in flight and of all that
 	// has come and isn't kept yet: their buffers are memory.
 	maxBuffers = 128 << 20
+	// maxLanded is from how many bytes on that have come and aren't kept yet nothing
+	// more is begun: what an origin of 500 MiB/s sends while a disk syncs.
+	maxLanded = 32 << 20
 )
 
 // Scheduler decides which of the requests to one origin is sent next, and how
@@ -240,7 +243,7 @@ func (s *Scheduler) dispatch(now time.Time, takes bool) (mine *request) {
 // choose returns the request whose turn it is; when none may start now but one
 // may later without anything else happening, how long that takes.
 func (s *Scheduler) choose(now time.Time) (*request, time.Duration) {
-	if s.landed > maxBuffers {
+	if s.landed > maxLanded {
 		return nil, 0 // what has come can't be kept as fast; the end of one comes here again
 	}
 	if r := s.queues[foreground].first; r != nil && s.running[foreground] < s.limits.Interactive {
