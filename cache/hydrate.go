@@ -288,9 +288,11 @@ type pump struct {
 	err error
 }
 
-// pump returns a pump that keeps the scheduler's queue filled and no more.
+// pump returns a pump that keeps the scheduler's queue filled, also while blocks
+// that have come wait to be kept, and no more.
 func (r *Reader) pump(ctx context.Context, class priority) *pump {
-	return &pump{r: r, ctx: ctx, class: class, slots: make(chan struct{}, r.sched.limits.Bulk*5/4)}
+	slots := int64(r.sched.limits.Bulk)*5/4 + maxLanded/r.o.BlockSize
+	return &pump{r: r, ctx: ctx, class: class, slots: make(chan struct{}, min(slots, 1024))}
 }
 
 // fetch begins the flight of a block if it is needed; it waits while too many are

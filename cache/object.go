@@ -148,6 +148,8 @@ type flight struct {
 	buf []byte
 	err error
 
+	claim *store.Claim // of a block that has come and isn't kept yet; may be nil
+
 	waiters int // guarded by object.mu; the flight itself is one
 }
 
@@ -207,8 +209,8 @@ func (f *flight) leave() {
 	}
 }
 
-// run fetches the block: a request's run. Those who wait are served before it is
-// kept.
+// run fetches the block: a request's run. Those who wait are served at once; end
+// keeps it.
 func (f *flight) run() error {
 	if err := f.r.ctx.Err(); err != nil {
 		return errDropped
@@ -220,26 +222,31 @@ func (f *flight) run() error {
 	case claim == nil && time.Since(f.made) < elsewhereMost:
 		return errElsewhere
 	}
-	if claim != nil {
-		defer claim.Release()
-	}
 	buf := getBuffer(f.o.length(f.n))
 	if err := f.r.o.Fetch(f.r.ctx, f.n, buf); err != nil {
 		putBuffer(buf)
+		if claim != nil {
+			claim.Release()
+		}
 		return err
 	}
 	f.o.add(cFetched, 1)
 	f.o.add(cFetchedBytes, int64(len(buf)))
-	f.buf = buf
+	f.claim, f.buf = claim, buf
 	close(f.done)
-	if err := f.o.st.Put(f.n, buf); err != nil {
-		f.o.c.log.Warn("a block can't be cached", "object", f.o.id.key, "block", f.n, "err", err)
-	}
 	return nil
 }
 
-// end takes notice of how the request ended.
+// end keeps the block, and takes notice of how the request ended.
 func (f *flight) end(err error) {
+	if f.buf != nil {
+		if err := f.o.st.Put(f.n, f.buf); err != nil {
+			f.o.c.log.Warn("a block can't be cached", "object", f.o.id.key, "block", f.n, "err", err)
+		}
+	}
+	if f.claim != nil {
+		f.claim.Release()
+	}
 	if errors.Is(err, errElsewhere) {
 		time.AfterFunc(elsewherePoll, func() { f.r.sched.submit(&f.req) })
 		return

@@ -40,9 +40,12 @@ const (
 	trickle = time.Second
 	// patience is how long a request is tried again while the origin throttles.
 	patience = 60 * time.Second
-	// maxBuffers bounds the bytes of background requests in flight, whose buffers
-	// are memory.
+	// maxBuffers bounds the bytes of background requests in flight and of all that
+	// has come and isn't kept yet: their buffers are memory.
 	maxBuffers = 128 << 20
+	// maxLanded is from how many bytes on that have come and aren't kept yet nothing
+	// more is begun: what an origin of 500 MiB/s sends while a disk syncs.
+	maxLanded = 32 << 20
 )
 
 // Scheduler decides which of the requests to one origin is sent next, and how
@@ -56,6 +59,7 @@ type Scheduler struct {
 	queues   [classes]queue
 	running  [classes]int
 	buffers  int64 // bytes of background requests in flight
+	landed   int64 // bytes of requests that have run, and whose end goes on
 	rate     rate
 	window   window
 	bytes    bytesBucket
@@ -99,8 +103,9 @@ type request struct {
 	class priority
 	size  int64 // bytes
 	owner any   // who can drop it while it waits
-	// run does it, on a goroutine of its own; end is told how it ended, unless it
-	// is to be tried again. ctx ends the trying.
+	// run does it; end is told how it ended, unless it is to be tried again, and may
+	// take its time: to the origin the request is over before. Neither is called
+	// with a lock held. ctx ends the trying.
 	ctx context.Context
 	run func() error
 	end func(error)
@@ -108,6 +113,7 @@ type request struct {
 	// Guarded by Scheduler.mu.
 	queued     bool
 	began      time.Time // first start
+	as         priority  // the class it was started in, which it may since have left
 	prev, next *request
 }
 
@@ -160,7 +166,7 @@ func (s *Scheduler) submit(r *request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queues[r.class].push(r)
-	s.dispatch(time.Now())
+	s.dispatch(time.Now(), false)
 }
 
 // promote moves a request that still waits to a higher class.
@@ -173,7 +179,7 @@ func (s *Scheduler) promote(r *request, class priority) {
 	s.queues[r.class].remove(r)
 	r.class = class
 	s.queues[class].push(r)
-	s.dispatch(time.Now())
+	s.dispatch(time.Now(), false)
 }
 
 // drop takes out what an owner has waiting, and tells each how it ended.
@@ -196,8 +202,9 @@ func (s *Scheduler) drop(owner any, err error) {
 	}
 }
 
-// dispatch starts what may start now. s.mu is held.
-func (s *Scheduler) dispatch(now time.Time) {
+// dispatch starts what may start now. s.mu is held. A caller that goes on with a
+// request itself takes the first of them, and starts no goroutine for it.
+func (s *Scheduler) dispatch(now time.Time, takes bool) (mine *request) {
 	if s.queues[foreground].n+s.running[foreground] > 0 {
 		s.lastFore = now
 	}
@@ -205,12 +212,12 @@ func (s *Scheduler) dispatch(now time.Time) {
 		r, wait := s.choose(now)
 		if r == nil {
 			s.wakeIn(now, wait)
-			return
+			return mine
 		}
 		if wait := s.rate.take(now); wait > 0 {
 			s.window.idle()
 			s.wakeIn(now, wait)
-			return
+			return mine
 		}
 		s.queues[r.class].remove(r)
 		s.running[r.class]++
@@ -224,13 +231,21 @@ func (s *Scheduler) dispatch(now time.Time) {
 		if r.began.IsZero() {
 			r.began = now
 		}
-		go s.perform(r, r.class)
+		r.as = r.class
+		if takes && mine == nil {
+			mine = r
+			continue
+		}
+		go s.perform(r)
 	}
 }
 
 // choose returns the request whose turn it is; when none may start now but one
 // may later without anything else happening, how long that takes.
 func (s *Scheduler) choose(now time.Time) (*request, time.Duration) {
+	if s.landed > maxLanded {
+		return nil, 0 // what has come can't be kept as fast; the end of one comes here again
+	}
 	if r := s.queues[foreground].first; r != nil && s.running[foreground] < s.limits.Interactive {
 		return r, 0
 	}
@@ -243,7 +258,7 @@ func (s *Scheduler) choose(now time.Time) (*request, time.Duration) {
 		s.window.idle()
 		return nil, 0
 	}
-	if background >= s.window.now() || background > 0 && s.buffers+r.size > maxBuffers {
+	if background >= s.window.now() || s.buffers+s.landed > 0 && s.buffers+s.landed+r.size > maxBuffers {
 		return nil, 0 // the end of another request comes here again
 	}
 	if wait := s.bytes.wait(now); wait > 0 {
@@ -285,38 +300,58 @@ func (s *Scheduler) awake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wake = time.Time{}
-	s.dispatch(time.Now())
+	s.dispatch(time.Now(), false)
 }
 
-// perform runs a request that was started in a class, which it may since have left.
-func (s *Scheduler) perform(r *request, class priority) {
-	err := r.run()
-	now := time.Now()
-	slow := err != nil && r.ctx.Err() == nil && s.throttled(err)
+// perform runs a request that was started, and then others that may start when it
+// has run: a goroutine that has run one has the stack for the next.
+func (s *Scheduler) perform(r *request) {
+	for r != nil {
+		err := r.run()
+		now := time.Now()
+		slow := err != nil && r.ctx.Err() == nil && s.throttled(err)
+		s.mu.Lock()
+		s.running[r.as]--
+		if r.as != foreground {
+			s.buffers -= r.size
+		}
+		switch {
+		case slow:
+			s.rate.throttle(now)
+		case err == nil:
+			s.rate.success(now)
+			s.window.done(now, r.size)
+		}
+		again := slow && now.Sub(r.began) < patience
+		if again {
+			s.queues[r.class].back(r)
+		} else {
+			s.landed += r.size
+		}
+		if r.as == foreground {
+			s.lastFore = now
+		}
+		next := s.dispatch(now, true)
+		s.mu.Unlock()
+		switch {
+		case again:
+		case next == nil:
+			s.finish(r, err)
+		default:
+			go s.finish(r, err)
+		}
+		r = next
+	}
+}
+
+// finish ends a request that has run.
+func (s *Scheduler) finish(r *request, err error) {
+	size := r.size
+	r.end(err)
 	s.mu.Lock()
-	s.running[class]--
-	if class != foreground {
-		s.buffers -= r.size
-	}
-	switch {
-	case slow:
-		s.rate.throttle(now)
-	case err == nil:
-		s.rate.success(now)
-		s.window.done(now, r.size)
-	}
-	again := slow && now.Sub(r.began) < patience
-	if again {
-		s.queues[r.class].back(r)
-	}
-	if class == foreground {
-		s.lastFore = now
-	}
-	s.dispatch(now)
+	s.landed -= size
+	s.dispatch(time.Now(), false)
 	s.mu.Unlock()
-	if !again {
-		r.end(err)
-	}
 }
 
 // errDropped is the end of a request whose reader was closed.

@@ -12,6 +12,17 @@ const (
 	epochLeast = 16
 	// settled is how many epochs pass between two tries of another size.
 	settled = 16
+	// looks is how many epochs a size is given to show what it brings, the best of
+	// which counts: a disk that is synced, a busy processor and new connections make
+	// some of them slow, at any size.
+	looks = 4
+	// reserve is how much larger the window is than what brings the throughput when
+	// nothing falls behind: a pipe that is just full runs dry with every delay.
+	reserve = 1.3
+	// smaller is the size that is tried for whether a smaller one brings no less, and
+	// shrunk the one that is then taken, which has the reserve left.
+	smaller = 0.7
+	shrunk  = 0.85
 )
 
 // window finds how many background requests in flight an origin takes before more
@@ -30,15 +41,16 @@ type window struct {
 	warm  bool      // what was in flight at the last change has ended
 	bytes int64
 	n     int
+	// best is what the present size has brought at its best, bytes a second, in so
+	// many epochs.
+	best float64
+	seen int
 	// prev is the size that the one being tried is compared with, and rate what it
 	// brought, bytes a second; 0: nothing is being tried.
 	prev, rate float64
-	// poor is what a larger size brought when it was measured first, which is done
-	// twice before it is given up: its new connections are slow at the beginning.
-	poor float64
-	hold int // epochs left before another size is tried
-	down bool
-	fast bool // has met its limit once
+	hold       int // epochs left before another size is tried
+	down       bool
+	fast       bool // has met its limit once
 }
 
 // now returns how many requests may be in flight.
@@ -74,39 +86,46 @@ func (w *window) done(now time.Time, size int64) {
 
 // judge takes the throughput at the current size and chooses the next.
 func (w *window) judge(rate float64) {
+	w.best, w.seen = max(w.best, rate), w.seen+1
 	if w.rate == 0 {
-		if w.hold > 0 {
+		switch {
+		case w.hold > 0:
 			w.hold--
+			w.best, w.seen = 0, 0
+			return
+		case w.fast && w.seen < looks:
 			return
 		}
-		w.prev, w.rate = w.size, rate
+		w.prev, w.rate = w.size, w.best
 		switch {
 		case !w.fast:
-			w.size *= 2
+			w.try(2)
 		case w.down:
-			w.size *= 0.85
+			w.try(smaller)
 		default:
-			w.size *= 1.2
+			w.try(1.2)
 		}
-		w.size = min(max(w.size, leastWindow), w.most)
 		if w.size == w.prev {
 			w.settle()
 		}
 		return
 	}
 	step := (w.size - w.prev) / w.prev
-	gain := (max(rate, w.poor) - w.rate) / w.rate
-	if step > 0 && gain < step/2 && w.poor == 0 {
-		w.poor = rate
-		return
-	}
-	w.poor = 0
+	gain := (w.best - w.rate) / w.rate
 	switch {
-	case step > 0 && gain >= step/2, step < 0 && gain >= step/4:
-		w.rate = 0 // it pays, or it costs nothing: stay, and try further
+	case step > 0 && gain >= step/2: // it pays: stay, and try further
+		w.rate, w.best, w.seen = 0, 0, 0
+	case step < 0 && gain >= step/4: // it costs nothing
+		w.size = max(w.prev*shrunk, leastWindow)
+		w.rate, w.best, w.seen = 0, 0, 0
+	case w.seen < looks:
 	case step > 0:
 		// Where the throughput would have stopped to grow, had it grown evenly.
-		w.size = min(w.prev*(1+max(gain, 0))*1.05, w.size)
+		end := w.prev * (1 + max(gain, 0))
+		if !w.fast {
+			end *= reserve
+		}
+		w.size = min(end, w.size)
 		w.settle()
 	default:
 		w.size = w.prev
@@ -114,7 +133,13 @@ func (w *window) judge(rate float64) {
 	}
 }
 
+// try goes to another size.
+func (w *window) try(factor float64) {
+	w.size = min(max(w.size*factor, leastWindow), w.most)
+	w.best, w.seen = 0, 0
+}
+
 // settle stays where it is for a while, and then tries the other direction.
 func (w *window) settle() {
-	w.rate, w.hold, w.fast, w.down = 0, settled, true, !w.down
+	w.rate, w.best, w.seen, w.hold, w.fast, w.down = 0, 0, 0, settled, true, !w.down
 }

@@ -73,6 +73,7 @@ type layer struct {
 	active  map[int64]*group // those that hold leases
 	groups  int
 	pending atomic.Int64 // Puts not yet known to be on disk
+	write   sync.Mutex   // of blocks: the kernel lets one at a time write to a file, and holds a thread for each that waits
 	buffers sync.Pool    // of *[]byte, a block each, for verifying
 }
 
@@ -407,7 +408,9 @@ func (l *layer) put(n int64, p []byte) error {
 	sl.word.Add(1) // keeps the lease while the group isn't locked
 	g.mu.Unlock()
 	f, off := l.place(n)
+	l.write.Lock()
 	err := f.writeAt(p, off)
+	l.write.Unlock()
 	g.mu.Lock()
 	if err == nil {
 		err = l.writeEntry(n, e)

@@ -55,25 +55,30 @@ const (
 	// aheadMost is the largest: 64 MiB are two tenths of a second at 2.5 Gbit/s,
 	// more than any origin needs to be kept busy.
 	aheadMost = 64 << 20
+	// aheadStep is the part of the window that is asked for at once, and aheadLeast
+	// the least, in bytes: were it half of it, what is on its way would have come, and
+	// the origin lie idle, before there is more to ask for.
+	aheadStep  = 8
+	aheadLeast = 512 << 10
 	// aheadSlack is how far a read may lie from where the last one ended and still
 	// belong to the same stream: the kernel sends several at once, in any order.
 	aheadSlack = 1 << 20
 )
 
 // Ahead finds out whether reads are sequential and how far to read ahead of
-// them: the window doubles for as long as they go on. The zero value is ready; it
-// is safe for parallel use.
+// them: by twice what has been read in a row, and a little more. The zero value is
+// ready; it is safe for parallel use.
 type Ahead struct {
 	// After is how many bytes must have been read in sequence before anything is
 	// read ahead; 0 begins with a first read at offset 0. Set before use.
 	After int64
 
-	mu     sync.Mutex
-	begun  bool
-	pos    int64 // where the stream has got to
-	run    int64 // bytes read in sequence
-	until  int64 // end of what was hinted
-	window int64
+	mu    sync.Mutex
+	begun bool
+	start int64 // where the stream began
+	pos   int64 // where it has got to
+	run   int64 // bytes read in sequence
+	until int64 // end of what was hinted
 }
 
 // Note takes notice of a read of n bytes at off of something size bytes long. It
@@ -83,7 +88,7 @@ func (a *Ahead) Note(off, n, size int64) (Range, bool) {
 	defer a.mu.Unlock()
 	end := off + n
 	if !a.follows(off) {
-		a.pos, a.run, a.until, a.window = end, n, end, 0
+		a.start, a.pos, a.run, a.until = off, end, n, end
 		if first := !a.begun && off == 0 && a.After == 0; !first {
 			a.begun = true
 			return Range{}, false
@@ -93,12 +98,14 @@ func (a *Ahead) Note(off, n, size int64) (Range, bool) {
 		a.run += n
 		a.pos = end
 	}
-	if a.run < a.After || a.pos+a.window/2 < a.until {
+	// Of reads out of order run knows some: as few as half of what was read.
+	read := min(a.pos-a.start, 2*a.run)
+	window := min(aheadFirst+2*max(read-a.After, 0), aheadMost)
+	if a.run < a.After || a.until-a.pos > window-max(window/aheadStep, aheadLeast) {
 		return Range{}, false
 	}
-	a.window = min(max(2*a.window, aheadFirst), aheadMost)
 	from := max(a.until, a.pos)
-	to := min(a.pos+a.window, size)
+	to := min(a.pos+window, size)
 	if to <= from {
 		return Range{}, false
 	}

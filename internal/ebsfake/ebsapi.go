@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"net/url"
@@ -213,6 +214,19 @@ func (c *call) getBlock(snap *Snapshot, index string) *apiError {
 	if !ok || t.snap != snap.number || int64(t.index) != n || !snap.isWritten(n) {
 		return validation("INVALID_BLOCK_TOKEN", "The provided block token is invalid or has expired")
 	}
+	if file, sum, ok := snap.file(n); ok && c.bad == "" {
+		fd, err := file.at(n * BlockSize)
+		if err != nil {
+			c.s.log.Error("open image", "snapshot", snap.ID, "err", err)
+			return errInternal
+		}
+		defer file.done(fd)
+		c.beginBlock(sum, BlockSize)
+		if c.send(BlockSize, func(n int) error { _, err := io.CopyN(c.w, fd, int64(n)); return err }) {
+			c.s.counts.add("Blocks")
+		}
+		return nil
+	}
 	buf := blockPool.Get().(*[BlockSize]byte)
 	defer blockPool.Put(buf)
 	p := buf[:]
@@ -230,19 +244,13 @@ func (c *call) getBlock(snap *Snapshot, index string) *apiError {
 	case faultTruncate, faultResetLate:
 		send = c.s.dice.intN(len(p))
 	}
-	h := c.w.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("x-amz-Data-Length", strconv.Itoa(len(p)))
-	h.Set("x-amz-Checksum", base64.StdEncoding.EncodeToString(sum[:]))
-	h.Set("x-amz-Checksum-Algorithm", "SHA256")
 	// A body that is cut off cleanly is one that says so: the length in the header
 	// is what comes. Half of them end before the length that was promised.
 	if c.bad == faultTruncate && send%2 == 0 {
-		h.Set("Content-Length", strconv.Itoa(send))
+		c.beginBlock(sum, send)
 	} else {
-		h.Set("Content-Length", strconv.Itoa(len(p)))
+		c.beginBlock(sum, len(p))
 	}
-	c.w.WriteHeader(http.StatusOK)
 	if !c.write(p[:send]) {
 		return nil
 	}
@@ -259,26 +267,58 @@ func (c *call) getBlock(snap *Snapshot, index string) *apiError {
 
 var blockPool = sync.Pool{New: func() any { return new([BlockSize]byte) }}
 
+// beginBlock sends the head of an answer with a block of that checksum, whose body
+// is said to have length bytes.
+func (c *call) beginBlock(sum [sha256.Size]byte, length int) {
+	h := c.w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("x-amz-Data-Length", strconv.Itoa(BlockSize))
+	h.Set("x-amz-Checksum", base64.StdEncoding.EncodeToString(sum[:]))
+	h.Set("x-amz-Checksum-Algorithm", "SHA256")
+	h.Set("Content-Length", strconv.Itoa(length))
+	c.w.WriteHeader(http.StatusOK)
+}
+
 // write sends p at the bandwidth that is set. It returns false when the client
 // has gone.
 func (c *call) write(p []byte) bool {
+	return c.send(len(p), func(n int) error {
+		_, err := c.w.Write(p[:n])
+		p = p[n:]
+		return err
+	})
+}
+
+// Data whose bandwidth is limited is sent in pieces of what passes in pieceTime, and
+// of no less than leastPiece bytes: smaller ones are but work.
+const (
+	pieceTime  = 2 * time.Millisecond
+	leastPiece = 64 << 10
+)
+
+// send sends n bytes, piece by piece, at the bandwidth that is set. It returns
+// false when the client has gone.
+func (c *call) send(n int, next func(n int) error) bool {
 	conn, _ := c.r.Context().Value(connKey{}).(*pacer)
 	if (c.set.ConnBandwidth <= 0 || conn == nil) && c.set.AllBandwidth <= 0 {
-		_, err := c.w.Write(p)
-		return err == nil
+		return next(n) == nil
 	}
-	const piece = 64 << 10
-	for len(p) > 0 {
-		n := min(len(p), piece)
+	rate := c.set.AllBandwidth
+	if conn != nil && c.set.ConnBandwidth > 0 {
+		rate = c.set.ConnBandwidth
+	}
+	most := max(int(min(float64(n), float64(rate)*pieceTime.Seconds())), leastPiece)
+	for n > 0 {
+		piece := min(n, most)
 		var wait time.Duration
 		if conn != nil {
-			wait = conn.book(n, c.set.ConnBandwidth)
+			wait = conn.book(piece, c.set.ConnBandwidth)
 		}
-		c.sleep(max(wait, c.s.limits.all.book(n, c.set.AllBandwidth)))
-		if _, err := c.w.Write(p[:n]); err != nil {
+		c.sleep(max(wait, c.s.limits.all.book(piece, c.set.AllBandwidth)))
+		if err := next(piece); err != nil {
 			return false
 		}
-		p = p[n:]
+		n -= piece
 	}
 	return true
 }

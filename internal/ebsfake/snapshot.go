@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"os"
 	"regexp"
+	"strconv"
 	"sync"
 	"time"
 
@@ -37,7 +38,13 @@ type Versioner interface {
 type File struct {
 	*os.File
 	size int64
+	// again are descriptors of the same file with positions of their own, for
+	// sendfile, not in use now.
+	again chan *os.File
 }
+
+// maxAgain is how many such descriptors are kept: as many as blocks are sent at once.
+const maxAgain = 128
 
 // OpenFile opens a raw image read-only.
 func OpenFile(path string) (*File, error) {
@@ -50,7 +57,45 @@ func OpenFile(path string) (*File, error) {
 		f.Close()
 		return nil, err
 	}
-	return &File{f, fi.Size()}, nil
+	return &File{f, fi.Size(), make(chan *os.File, maxAgain)}, nil
+}
+
+// at returns a descriptor of the file whose position is off; done takes it back.
+func (f *File) at(off int64) (*os.File, error) {
+	var fd *os.File
+	select {
+	case fd = <-f.again:
+	default:
+		var err error
+		if fd, err = os.Open("/proc/self/fd/" + strconv.Itoa(int(f.Fd()))); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := fd.Seek(off, io.SeekStart); err != nil {
+		fd.Close()
+		return nil, err
+	}
+	return fd, nil
+}
+
+func (f *File) done(fd *os.File) {
+	select {
+	case f.again <- fd:
+	default:
+		fd.Close()
+	}
+}
+
+// Close closes the file. Nothing is being sent of it any more.
+func (f *File) Close() error {
+	for {
+		select {
+		case fd := <-f.again:
+			fd.Close()
+		default:
+			return f.File.Close()
+		}
+	}
 }
 
 // Size implements Image.
@@ -267,6 +312,19 @@ func nextBit(bitmap []uint64, n, end int64) int64 {
 		}
 	}
 	return end
+}
+
+// file returns the file in which block n lies whole, if there is one and the
+// block's checksum is known already: then its bytes need not be seen.
+func (sn *Snapshot) file(n int64) (f *File, sum [sha256.Size]byte, ok bool) {
+	if f, ok = sn.Image.(*File); !ok || (n+1)*BlockSize > f.size {
+		return nil, sum, false
+	}
+	s, ok := sn.sums.Load(n)
+	if ok {
+		sum = s.([sha256.Size]byte)
+	}
+	return f, sum, ok
 }
 
 // sum returns the SHA-256 of block n, whose bytes are p; it is computed once.
