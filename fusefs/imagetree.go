@@ -33,7 +33,7 @@ type imageTree struct {
 
 // keepTrees is how many bytes of metadata stay in memory; the kernel has them too,
 // and seldom asks again.
-const keepTrees = 64 << 20
+const keepTrees = 16 << 20
 
 // treeOf returns a point's part of the image; im.mu is held. It is nil when there
 // are no regions left.

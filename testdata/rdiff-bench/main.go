@@ -41,7 +41,7 @@ func main() {
 	flag.StringVar(&b.maker, "maker", "testdata/rdiff/bench.py", "the program that makes them")
 	flag.IntVar(&b.table.Rounds, "rounds", 3, "measurements of each kind")
 	flag.StringVar(&b.table.Only, "only", "", "measure only what has this in its name")
-	flag.DurationVar(&b.walkTime, "walk-time", time.Minute, "how long rdiff-backup-fs may walk before the rest is extrapolated")
+	flag.DurationVar(&b.walkTime, "walk-time", 5*time.Minute, "how long rdiff-backup-fs may walk before the rest is extrapolated")
 	flag.Parse()
 	err := b.run()
 	b.stopAll()
