@@ -1,16 +1,19 @@
 package fusefs
 
-// Forget drops what a mount that is an image has of it in memory.
+import "time"
+
+// Forget drops what a mount that is an image has in memory, and closes its points.
 func (m *Mount) Forget() {
 	im := m.images
 	im.mu.Lock()
-	defer im.mu.Unlock()
-	for _, t := range im.kept {
-		t.mu.Lock()
-		t.tree = nil
-		t.mu.Unlock()
+	for _, t := range im.loaded {
+		t.files = nil
 	}
-	im.kept = nil
+	im.loaded = nil
+	im.mu.Unlock()
+	for _, s := range m.fs.cat.all() {
+		s.retire(time.Now(), false)
+	}
 }
 
 // Regions returns how many points of an image have been given a place for contents.

@@ -18,6 +18,7 @@ import (
 
 	"yester/fusefs"
 	"yester/internal/treetest"
+	"yester/restorepoint"
 )
 
 // repository is an rdiff-backup repository in the making, by rdiff-backup itself.
@@ -371,4 +372,118 @@ func TestImageCovered(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestImageReplacesItsOwnOnly has the image's place taken by another filesystem, with
+// a user left in an older generation, and another filesystem mounted in it.
+func TestImageReplacesItsOwnOnly(t *testing.T) {
+	r := newRepository(t)
+	first := r.change(t, `mkdir d; echo one > f`)
+	dir, m := mountChanging(t, r.repo, fusefs.Options{Logger: discard()})
+	needImage(t, dir)
+	inside := filepath.Join(dir, first, "d")
+	if err := unix.Mount("tmpfs", inside, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	run(t, inside, `echo mine > mine`)
+	second := r.change(t, `echo two > f`)
+	time.Sleep(5 * time.Second)
+	if got := content(t, filepath.Join(inside, "mine")); got != "mine\n" {
+		t.Errorf("what was mounted in it: %q", got)
+	}
+	if err := unix.Unmount(inside, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if got := names(t, dir); !slices.Contains(got, second) {
+			return fmt.Errorf("the mount shows %q", got)
+		}
+		return nil
+	})
+
+	old, err := os.Open(filepath.Join(dir, first))
+	if err != nil {
+		t.Fatal(err)
+	}
+	third := r.change(t, `echo three > f`)
+	eventually(t, func() error {
+		if got := names(t, dir); !slices.Contains(got, third) {
+			return fmt.Errorf("the mount shows %q", got)
+		}
+		return nil
+	})
+	if err := m.Unmount(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	run(t, dir, `echo mine > mine`)
+	r.change(t, `echo four > f`)
+	time.Sleep(5 * time.Second)
+	if got := content(t, filepath.Join(dir, "mine")); got != "mine\n" {
+		t.Errorf("what was mounted after it: %q", got)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Error(err)
+	}
+	if mounted, _, _ := fusefs.Mounted(dir); mounted {
+		t.Error("it was mounted again by itself")
+	}
+	old.Close()
+	m.Wait()
+}
+
+// TestImageTransient has attributes that can't be read for a while, in the midst of
+// looks at two points: each file is its own afterwards.
+func TestImageTransient(t *testing.T) {
+	r := newRepository(t)
+	first := r.change(t, `for i in 1 2 3 4 5; do echo first-$i > f$i; setfattr -n user.a -v b f$i; done`)
+	second := r.change(t, `for i in 1 2 3 4 5; do echo second-$i > f$i; done`)
+	dir, m := mountChanging(t, r.repo, fusefs.Options{Logger: discard()})
+	needImage(t, dir)
+	if _, err := os.Stat(filepath.Join(dir, first)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, r.repo, `for f in rdiff-backup-data/extended_attributes.*; do cp -a $f ../$(basename $f); echo x > $f; done`)
+	if list, err := os.ReadDir(filepath.Join(dir, first)); err == nil {
+		t.Errorf("%d files without their attributes", len(list))
+	}
+	run(t, r.repo, `for f in rdiff-backup-data/extended_attributes.*; do cp -a ../$(basename $f) $f; done`)
+	for range 2 {
+		for id, text := range map[string]string{second: "second", first: "first"} {
+			for i := 1; i <= 5; i++ {
+				if got, want := content(t, filepath.Join(dir, id, fmt.Sprint("f", i))), fmt.Sprintf("%s-%d\n", text, i); got != want {
+					t.Errorf("%s: f%d is %q, want %q", id, i, got, want)
+				}
+			}
+		}
+		m.Forget()
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestImageByLink mounts on a symbolic link to a directory.
+func TestImageByLink(t *testing.T) {
+	r := newRepository(t)
+	id := r.change(t, `echo one > f`)
+	work := t.TempDir()
+	run(t, work, `mkdir real; ln -s real link`)
+	src, err := restorepoint.Open(r.repo, restorepoint.Options{Replay: true, Logger: quiet(t), Location: time.UTC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	m, err := fusefs.Start(t.Context(), src, filepath.Join(work, "link"), fusefs.Options{Logger: quiet(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Wait()
+	defer m.Unmount(false)
+	needImage(t, filepath.Join(work, "real"))
+	if got := content(t, filepath.Join(work, "link", id, "f")); got != "one\n" {
+		t.Errorf("f is %q", got)
+	}
 }

@@ -1,12 +1,13 @@
 package fusefs
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,10 +60,14 @@ func kernelSince(major, minor int) bool {
 // mountImage mounts what f shows as an image on dir. Where the kernel can't (it
 // takes Linux 6.13 with EROFS for files, and root), the error says why.
 func mountImage(f *rawFS, dir string, opt Options) (*images, error) {
+	dir, err := canonical(dir) // mounts don't follow links
+	if err != nil {
+		return nil, err
+	}
 	im := &images{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		fs:            f, dir: dir, opt: opt,
-		open: make(map[uint64]*generation), trees: make(map[*slot]*imageTree),
+		open: make(map[uint64]*generation), trees: make(map[*slot]*imageTree), said: make(map[*slot]bool),
 		next: 1,
 	}
 	id, err := processID(os.Getpid())
@@ -70,15 +75,47 @@ func mountImage(f *rawFS, dir string, opt Options) (*images, error) {
 		return nil, err
 	}
 	im.name = imageSource + id
-	if err := im.serve(); err != nil {
+	first, err := im.generate()
+	if err != nil {
 		return nil, err
 	}
-	if err := im.attach(im.generate(), false); err != nil {
-		im.root.Close()
-		im.server.Wait()
+	if im.spool, err = os.CreateTemp("", "yester-image-"); err != nil {
+		return nil, err
+	}
+	if err = os.Remove(im.spool.Name()); err == nil {
+		err = im.serve()
+	}
+	if err != nil {
+		im.spool.Close()
+		return nil, err
+	}
+	if err := im.attach(first, false); err != nil {
+		im.end()
+		im.wait()
+		return nil, err
+	}
+	if opt.AllowOther && !aclsHold(dir) {
+		err := errors.Join(errNoACLs, unix.Unmount(dir, unix.MNT_DETACH))
+		im.wait()
 		return nil, err
 	}
 	return im, nil
+}
+
+var errNoACLs = errors.New("this kernel's EROFS knows no ACLs, by which others would be let in")
+
+// aclsHold reports whether the filesystem mounted on dir obeys ACLs. Without them,
+// group bits would be permissions that are a mask.
+func aclsHold(dir string) bool {
+	mounts, _ := mountpoints()
+	i := slices.IndexFunc(mounts, func(m mountpoint) bool { return m.dir == dir })
+	return i >= 0 && slices.Contains(strings.Split(mounts[i].options, ","), "acl")
+}
+
+// wait returns once the filesystem of the image is gone.
+func (im *images) wait() {
+	im.server.Wait()
+	im.spool.Close()
 }
 
 // processID names a process for as long as the system runs.
@@ -93,6 +130,9 @@ func processID(pid int) (string, error) {
 	fields := strings.Fields(rest)
 	if len(fields) < 20 {
 		return "", fmt.Errorf("/proc/%d/stat: %q", pid, stat)
+	}
+	if fields[0] == "Z" || fields[0] == "X" {
+		return "", fmt.Errorf("process %d has ended: %w", pid, os.ErrNotExist)
 	}
 	return fmt.Sprintf("%d.%s", pid, fields[19]), nil
 }
@@ -110,19 +150,17 @@ func (im *images) serve() error {
 		return err
 	}
 	im.root = os.NewFile(uintptr(fd), "image")
+	// The server has the device's descriptor from here on.
 	im.server, err = fuse.NewServer(im, fmt.Sprintf("/dev/fd/%d", dev), &fuse.MountOptions{
 		Name: "yester", MaxWrite: maxRead, MaxBackground: maxBackground, ExplicitDataCacheControl: true, DisableReadDirPlus: true,
 		MaxStackDepth: -1, // EROFS takes no files of a filesystem that may itself be stacked
-		Logger:        im.fs.warnings(),
+		Logger:        log.New(endWriter{im, im.fs.warnings().Writer()}, "", 0),
 	})
 	if err != nil {
-		im.root.Close()
+		im.end()
 		return err
 	}
 	go im.server.Serve()
-	if err := im.server.WaitMount(); err != nil {
-		return err
-	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err == nil {
 		setReadAhead(st.Dev, imageReadAheadKB)
@@ -167,7 +205,7 @@ func mountLog(fs int) string {
 }
 
 // generate makes the image's beginning as the points are now.
-func (im *images) generate() *generation {
+func (im *images) generate() (*generation, error) {
 	f := im.fs
 	f.cat.mu.Lock()
 	defer f.cat.mu.Unlock()
@@ -179,7 +217,7 @@ func (im *images) generate() *generation {
 	}
 	super, err := erofs.Super(imageRoot>>5, imageDevices)
 	if err != nil {
-		panic(err) // it is the same each time
+		return nil, err
 	}
 	copy(g.upper, super)
 	attr := guestfs.Attr{Mode: guestfs.ModeDir | 0o500, Nlink: 2, UID: f.uid, GID: f.gid, Mtime: guestfs.Time{Sec: f.cat.changed.Unix(), Nsec: uint32(f.cat.changed.Nanosecond())}}
@@ -188,10 +226,14 @@ func (im *images) generate() *generation {
 	}
 	points := func(m *machine) (entries []erofs.Entry) {
 		add := func(name string, s *slot) {
-			if t := im.treeOf(s); t != nil {
+			t := im.treeOf(s)
+			switch {
+			case !s.point.Recorded():
+				im.once("this point isn't shown before it is mounted again, or with --no-erofs: it isn't like the others", s)
+			case t == nil:
+				im.once("the mount has seen too many points and doesn't show this one: unmount it and mount again", s)
+			default:
 				entries = append(entries, erofs.Entry{Name: name, NID: t.region.Root()})
-			} else {
-				f.log.Error("the mount has seen too many points and doesn't show this one: unmount it and mount again", "point", s)
 			}
 		}
 		for _, s := range m.order {
@@ -208,7 +250,18 @@ func (im *images) generate() *generation {
 	} else {
 		g.machines(f.cat.machines, attr, points)
 	}
-	return g
+	if len(g.upper) > imageUpper {
+		return nil, fmt.Errorf("%d machines: %w", len(f.cat.machines), erofs.ErrTooLarge)
+	}
+	return g, nil
+}
+
+// once logs something about a point, the first time that it is said; im.mu is held.
+func (im *images) once(text string, s *slot) {
+	if !im.said[s] {
+		im.said[s] = true
+		im.fs.log.Warn(text, "point", s)
+	}
 }
 
 // machines writes a root directory of machines.
@@ -256,7 +309,7 @@ func (im *images) attach(g *generation, again bool) error {
 		im.cur = old
 	}
 	if len(im.open) == 0 {
-		im.root.Close()
+		im.end()
 	}
 	return err
 }
@@ -269,12 +322,6 @@ func (im *images) attachHere(again bool) error {
 		return err
 	}
 	defer unix.Chdir("/") //nolint:errcheck // or the filesystem would never end
-	if again {
-		var there unix.Stat_t
-		if err := unix.Stat(im.dir, &there); err != nil || there.Dev != im.dev {
-			return fmt.Errorf("%s: %w: %w", im.dir, ErrNotMounted, cmp.Or(err, error(unix.EXDEV)))
-		}
-	}
 	attrs := unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	if !im.opt.FollowSymlinks {
 		attrs |= unix.MOUNT_ATTR_NOSYMFOLLOW
@@ -288,28 +335,83 @@ func (im *images) attachHere(again bool) error {
 		return err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	id, err := mountID(fd, unix.STATX_MNT_ID_UNIQUE)
+	if err != nil {
 		return err
 	}
 	move := func(flags int) error {
 		return unix.MoveMount(fd, "", unix.AT_FDCWD, im.dir, unix.MOVE_MOUNT_F_EMPTY_PATH|flags)
 	}
 	if !again {
-		im.dev = st.Dev
+		im.mount = id
 		return move(0)
 	}
-	detach := func() error { return unix.Unmount(im.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) }
+	old, err := im.mounted()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(old)
+	// By its descriptor: this very mount, whatever the directory's name leads to now.
+	detach := func() error { return unix.Unmount(fmt.Sprintf("/proc/self/fd/%d", old), unix.MNT_DETACH) }
 	if err = move(moveMountBeneath); err == nil {
 		err = detach()
 	} else if err = detach(); err == nil {
 		// Where the mount is propagated to others, nothing can be put beneath it.
-		err = move(0)
+		if err = move(0); err != nil {
+			err = fmt.Errorf("%s is no longer mounted, mount it again: %w", im.dir, err)
+		}
 	}
 	if err == nil {
-		im.dev = st.Dev
+		im.mount = id
 	}
 	return err
+}
+
+// errInUse means that a mount can't be replaced yet.
+var errInUse = errors.New("other filesystems are mounted in it")
+
+// mounted opens the mount that shows the image now. It must be there, uncovered, and
+// nothing be mounted in it, which would go with it.
+func (im *images) mounted() (fd int, err error) {
+	fd, err = unix.Open(im.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("%s: %w: %w", im.dir, ErrNotMounted, err)
+	}
+	id, err := mountID(fd, unix.STATX_MNT_ID_UNIQUE)
+	if err == nil && id != im.mount {
+		err = fmt.Errorf("%s: %w", im.dir, ErrNotMounted)
+	}
+	if err == nil {
+		id, err = mountID(fd, unix.STATX_MNT_ID)
+	}
+	if err == nil {
+		var data []byte
+		data, err = os.ReadFile("/proc/self/mountinfo")
+		for line := range strings.Lines(string(data)) {
+			// proc_pid_mountinfo(5): (1) mount ID (2) parent ID …
+			if f := strings.Fields(line); len(f) > 4 && f[1] == fmt.Sprint(id) {
+				err = fmt.Errorf("%s: %w: %s", im.dir, errInUse, unescape(f[4]))
+			}
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// mountID returns the number of the mount that a descriptor is of: STATX_MNT_ID is
+// mountinfo's, STATX_MNT_ID_UNIQUE is never used again.
+func mountID(fd int, which uint32) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, int(which), &st); err != nil {
+		return 0, err
+	}
+	if st.Mask&which == 0 {
+		return 0, errors.ErrUnsupported
+	}
+	return st.Mnt_id, nil
 }
 
 // follow mounts another generation whenever the source's points have changed,
@@ -321,30 +423,52 @@ func (im *images) follow(stop <-chan struct{}) {
 	f.cat.mu.Lock()
 	shown := f.cat.changed
 	f.cat.mu.Unlock()
-	for {
+	var said string // why the last try has failed
+	for n := 0; ; n++ {
 		select {
 		case <-stop:
 			return
 		case <-tick.C:
 		}
-		if err := f.cat.refresh(context.Background(), relistAfter); err != nil {
-			f.fail("list", makeID(0, spaceLayout, rootIno), "", err)
+		if time.Since(time.Unix(0, f.stats.last.Load())) > imageAsleep && n%imageSeldom != 0 {
+			continue
 		}
+		err := f.cat.refresh(context.Background(), relistAfter)
 		f.cat.mu.Lock()
 		changed := f.cat.changed
 		f.cat.mu.Unlock()
-		if changed.Equal(shown) {
-			continue
-		}
-		if err := im.attach(im.generate(), true); err != nil {
-			if !errors.Is(err, ErrNotMounted) {
-				f.log.Error("points that have appeared or vanished can't be shown", "error", err)
+		if err == nil && !changed.Equal(shown) {
+			if err = im.replace(); err == nil {
+				shown = changed
 			}
-			continue
 		}
-		shown = changed
+		if err == nil {
+			said = ""
+		} else if text := err.Error(); text != said {
+			said = text
+			f.log.Warn("points that appear or vanish aren't shown for now", "error", err)
+		}
 	}
 }
 
-// imageLook is how often the source is looked at for new points.
-const imageLook = 2 * time.Second
+// replace mounts another generation in the place of the present one.
+func (im *images) replace() error {
+	fd, err := im.mounted()
+	if err != nil {
+		return err
+	}
+	unix.Close(fd)
+	g, err := im.generate()
+	if err != nil {
+		return err
+	}
+	return im.attach(g, true)
+}
+
+const (
+	// imageLook is how often the source is looked at for new points; one in
+	// imageSeldom times once nobody has asked for anything for imageAsleep.
+	imageLook   = 2 * time.Second
+	imageSeldom = 15
+	imageAsleep = 2 * time.Minute
+)

@@ -35,7 +35,7 @@ const (
 
 // missed notes that the kernel had to ask for the small file i of n, and has those
 // pushed that are likely to come next.
-func (p *imagePusher) missed(i int, push func(i int, buf []byte), n int) {
+func (p *imagePusher) missed(i int, push func(i int, buf []byte) bool, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if i > p.last && i-p.last <= imagePushMost && time.Since(p.when) < pushMomentum {
@@ -60,7 +60,7 @@ func (p *imagePusher) missed(i int, push func(i int, buf []byte), n int) {
 }
 
 // work pushes one file after the other.
-func (p *imagePusher) work(push func(i int, buf []byte)) {
+func (p *imagePusher) work(push func(i int, buf []byte) bool) {
 	buf := make([]byte, pushFile)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,32 +68,38 @@ func (p *imagePusher) work(push func(i int, buf []byte)) {
 		i := p.next
 		p.next++
 		p.mu.Unlock()
-		push(i, buf)
+		more := push(i, buf)
 		p.mu.Lock()
+		if !more {
+			p.end = p.next
+		}
 	}
 	p.working--
 }
 
-// pushFile pushes one file, if it is small. A failure is of no account: whoever
+// pushFile pushes one file, if it is small. It reports whether the next is worth
+// trying: not once the mount is gone. Any other failure is of no account: whoever
 // wants the file asks for it, and gets the error if there is one.
-func (im *images) pushFile(t *imageTree, file erofs.File, buf []byte) {
+func (im *images) pushFile(t *imageTree, file erofs.File, buf []byte) bool {
 	if file.Size > pushFile {
-		return
+		return true
 	}
 	ctx := context.Background()
 	c := content{im: im, tree: t, file: file}
 	r, done, err := c.open(ctx)
 	if err != nil {
-		return
+		return !t.slot.stale()
 	}
 	defer done()
 	n := (file.Size + erofs.BlockSize - 1) &^ (erofs.BlockSize - 1)
 	clear(buf[file.Size:n])
 	if block.ReadFull(ctx, r, buf[:file.Size], 0) != nil {
-		return
+		return true
 	}
 	at := c.cached()
-	if im.server.InodeNotifyStoreCache(at.node, at.base, buf[:n]) == fuse.OK {
+	st := im.server.InodeNotifyStoreCache(at.node, at.base, buf[:n])
+	if st == fuse.OK {
 		im.fs.stats.pushed.Add(1)
 	}
+	return st == fuse.OK
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -42,11 +44,11 @@ const (
 	// imageRegions is how many regions there are.
 	imageRegions = (imageSize - imageUpper) / erofs.MaxSize
 	// imageDevices is how many devices of 16 TiB there are for contents.
-	imageDevices = 16
-	// contentGap is what is left free behind each file, in blocks. The kernel reads
-	// ahead by two windows at most, so that hardly a request spans two files, and one
-	// that can't be read is no other's error.
-	contentGap = 2 * imageReadAheadKB << 10 / erofs.BlockSize
+	imageDevices = 32
+	// contentGap is what is left free behind each file, in blocks: as far as the kernel
+	// mostly reads ahead, so that few requests span two files. One that does, and whose
+	// second file can't be read, is asked again page by page.
+	contentGap = imageReadAheadKB << 10 / erofs.BlockSize
 	// imageReadAheadKB is how far the kernel reads ahead on a device, in KiB.
 	imageReadAheadKB = 512
 )
@@ -65,8 +67,9 @@ type images struct {
 	name   string // of the image; it is what /proc/mounts shows as the source
 	server *fuse.Server
 	root   *os.File // the filesystem's root directory
-	dir    string   // where the image is mounted
-	dev    uint64   // the mounted filesystem's device number
+	ended  atomic.Bool
+	dir    string // where the image is mounted
+	mount  uint64 // the unique number of that mount
 	opt    Options
 
 	mu       sync.Mutex
@@ -74,12 +77,15 @@ type images struct {
 	open     map[uint64]*generation
 	mounting bool
 	trees    map[*slot]*imageTree
-	regions  []*imageTree // by number; what a region once was stays in its place
-	runs     []*imageTree // those that have places for contents, by them
-	kept     []*imageTree // those whose metadata are in memory, the last made last
+	said     map[*slot]bool // points of which something was logged
+	regions  []*imageTree   // by number; what a region once was stays in its place
+	runs     []*imageTree   // those that have places for contents, by them
+	loaded   []*imageTree   // those whose files' places are in memory, the last used last
 
-	placing sync.Mutex // of what follows; held while places are given
-	next    uint64     // the next place
+	placing sync.Mutex // of what follows; held while a tree is made
+	next    uint64     // the next place for contents
+	spool   *os.File   // where trees are kept; it has no name
+	spooled int64      // its length
 
 	sizing sync.Mutex     // of what follows
 	sized  time.Time      // the change of the catalogue that sizes are of
@@ -158,9 +164,29 @@ func (im *images) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 			delete(im.open, in.NodeId)
 		}
 		if len(im.open) == 0 && !im.mounting {
-			im.root.Close()
+			im.end()
 		}
 	}
+}
+
+// end lets go of the filesystem's root directory: it ends once nothing else holds it.
+func (im *images) end() {
+	im.ended.Store(true)
+	im.root.Close()
+}
+
+// endWriter takes what the FUSE library has to say. When the filesystem ends, it is
+// that a request was cut off.
+type endWriter struct {
+	im *images
+	to io.Writer
+}
+
+func (w endWriter) Write(p []byte) (int, error) {
+	if w.im.ended.Load() {
+		return len(p), nil
+	}
+	return w.to.Write(p)
 }
 
 // Forget implements fuse.RawFileSystem.

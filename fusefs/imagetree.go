@@ -11,7 +11,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"yester/fusefs/erofs"
-	"yester/guestfs"
 	"yester/internal/block"
 )
 
@@ -23,17 +22,17 @@ type imageTree struct {
 	// made, and 0 before.
 	start, end uint64
 
-	mu   sync.Mutex // of what follows; held while it is made
-	head []byte
-	tree *erofs.Tree // nil when there is none in memory
-	told bool        // what it lacks has been logged
+	mu     sync.Mutex // of what follows; held while it is made
+	head   []byte
+	stored *erofs.Stored // nil before it is first looked at
+
+	files *erofs.Files // of stored; nil when it isn't in memory; guarded by images.mu
 
 	push imagePusher
 }
 
-// keepTrees is how many bytes of metadata stay in memory; the kernel has them too,
-// and seldom asks again.
-const keepTrees = 16 << 20
+// keepFiles is how many places of files stay in memory, at 40 bytes each.
+const keepFiles = 256 << 10
 
 // treeOf returns a point's part of the image; im.mu is held. It is nil when there
 // are no regions left.
@@ -106,7 +105,10 @@ func (im *images) headLocked(ctx context.Context, t *imageTree) ([]byte, error) 
 			return nil, err
 		}
 	}
-	head, _, err := t.region.Head(&root.Attr, xattrs)
+	head, left, err := t.region.Head(&root.Attr, xattrs)
+	if len(left) > 0 {
+		im.lacking(t, left)
+	}
 	t.head = head
 	return head, err
 }
@@ -147,12 +149,14 @@ func (im *images) fewRootBlocks(ctx context.Context, s *slot) int {
 	return n
 }
 
-// tree returns a point's metadata, made if need be.
-func (im *images) tree(ctx context.Context, t *imageTree) (*erofs.Tree, error) {
+// tree returns a point's metadata, made if need be. They are made once: the kernel
+// keeps what it has been told, and the same names could come to mean other inodes if
+// users, or files of the repository, had changed since.
+func (im *images) tree(ctx context.Context, t *imageTree) (*erofs.Stored, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.tree != nil {
-		return t.tree, nil
+	if t.stored != nil {
+		return t.stored, nil
 	}
 	if _, err := im.headLocked(ctx, t); err != nil {
 		return nil, err
@@ -162,83 +166,88 @@ func (im *images) tree(ctx context.Context, t *imageTree) (*erofs.Tree, error) {
 		return nil, err
 	}
 	defer t.slot.release(p)
-	tree, err := im.build(ctx, t, p.Tree)
+	var failures []error
+	im.placing.Lock()
+	defer im.placing.Unlock()
+	tree, err := erofs.Build(ctx, p.Tree, t.region, erofs.Space{Next: im.next, Devices: imageDevices, Gap: contentGap},
+		func(err error) { failures = append(failures, err) })
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (mounting with --no-erofs shows what can be read)", err)
 	}
-	t.tree, t.told = tree, true
-	im.keep(t)
-	go im.give(t, tree) // it waits for pages that this request holds
-	return tree, nil
+	stored, end, err := tree.Store(im.spool, im.spooled)
+	if err != nil {
+		return nil, fmt.Errorf("keeping metadata in %s (TMPDIR chooses another place): %w", im.spool.Name(), err)
+	}
+	for _, err := range failures[:min(len(failures), maxTold)] {
+		im.fail("list", t, err)
+	}
+	if n := len(failures); n > 0 {
+		im.fs.log.Warn("parts of this restore point can't be read; mounting with --no-erofs shows what can", "point", t.slot, "parts", n)
+	}
+	if len(tree.Lacking) > 0 {
+		im.lacking(t, slices.Sorted(maps.Keys(tree.Lacking)))
+	}
+	im.mu.Lock()
+	t.start, t.end = im.next, tree.End
+	im.runs = append(im.runs, t)
+	im.mu.Unlock()
+	im.next, im.spooled = tree.End, end
+	t.stored = stored
+	go im.give(t, stored) // it waits for pages that this request holds
+	return stored, nil
 }
 
-// build makes a point's metadata; t.mu is held.
-func (im *images) build(ctx context.Context, t *imageTree, src guestfs.Tree) (*erofs.Tree, error) {
-	failures := 0
-	failed := func(err error) {
-		if failures++; !t.told && failures <= maxTold {
-			im.fail("list", t, err)
-		}
+// lacking tells of extended attributes that an image can't have.
+func (im *images) lacking(t *imageTree, names []string) {
+	im.fs.log.Warn("some extended attributes are shown only by a mount with --no-erofs", "point", t.slot, "names", names)
+}
+
+// filesOf returns the places of a point's files.
+func (im *images) filesOf(ctx context.Context, t *imageTree) (*erofs.Files, error) {
+	im.mu.Lock()
+	files := t.files
+	if n := len(im.loaded); files != nil && im.loaded[n-1] != t {
+		im.loaded = append(slices.DeleteFunc(im.loaded, func(o *imageTree) bool { return o == t }), t)
 	}
-	space := erofs.Space{Next: t.start, Devices: imageDevices, Gap: contentGap}
-	if t.start == 0 {
-		im.placing.Lock()
-		defer im.placing.Unlock()
-		space.Next = im.next
+	im.mu.Unlock()
+	if files != nil {
+		return files, nil
 	}
-	tree, err := erofs.Build(ctx, src, t.region, space, failed)
+	tree, err := im.tree(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	if t.start == 0 {
-		im.mu.Lock()
-		t.start, t.end = im.next, tree.End
-		im.runs = append(im.runs, t)
-		im.mu.Unlock()
-		im.next = tree.End
+	if files, err = tree.Files(); err != nil {
+		return nil, err
 	}
-	if failures > 0 && !t.told {
-		im.fs.log.Warn("parts of this restore point can't be read; mounting with --no-erofs shows what can", "point", t.slot, "parts", failures)
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if t.files == nil {
+		t.files = files
+		im.loaded = append(im.loaded, t)
 	}
-	if len(tree.Lacking) > 0 && !t.told {
-		im.fs.log.Warn("some extended attributes are shown only by a mount with --no-erofs", "point", t.slot,
-			"names", slices.Sorted(maps.Keys(tree.Lacking)))
+	sum := 0
+	for i, o := range slices.Backward(im.loaded) {
+		if sum += len(o.files.List); sum > keepFiles && i < len(im.loaded)-1 {
+			for _, old := range im.loaded[:i+1] {
+				old.files = nil
+			}
+			im.loaded = slices.Delete(im.loaded, 0, i+1)
+			break
+		}
 	}
-	return tree, nil
+	return files, nil
 }
 
 // maxTold is how many failures of one point are logged each by itself.
 const maxTold = 16
-
-// keep notes that t's metadata are in memory, and forgets others'; t.mu is held.
-func (im *images) keep(t *imageTree) {
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.kept = append(slices.DeleteFunc(im.kept, func(o *imageTree) bool { return o == t }), t)
-	sum := int64(0)
-	for i, o := range slices.Backward(im.kept) {
-		if o != t && !o.mu.TryLock() {
-			continue // in use
-		}
-		if o.tree != nil {
-			sum += o.tree.Size()
-		}
-		if o != t {
-			if sum > keepTrees {
-				o.tree = nil
-				im.kept = slices.Delete(im.kept, i, i+1)
-			}
-			o.mu.Unlock()
-		}
-	}
-}
 
 // givePiece is how much of a point's metadata is given to the kernel at once.
 const givePiece = 256 << 10
 
 // give puts a point's metadata into the kernel's page cache, before it asks for
 // each page.
-func (im *images) give(t *imageTree, tree *erofs.Tree) {
+func (im *images) give(t *imageTree, tree *erofs.Stored) {
 	im.mu.Lock()
 	node := im.cur.node()
 	im.mu.Unlock()
@@ -264,15 +273,15 @@ func (im *images) readContent(device uint64, off int64, buf []byte) (fuse.ReadRe
 		if t == nil {
 			return nil, im.fail("read", nil, errNothingYet)
 		}
-		tree, err := im.tree(ctx, t)
+		files, err := im.filesOf(ctx, t)
 		if err != nil {
 			return nil, im.fail("read", t, err)
 		}
-		i, space := tree.FileAt(at)
+		i, space := files.At(at)
 		if i < 0 {
 			return nil, im.fail("read", nil, errNothingYet)
 		}
-		c := content{im: im, tree: t, file: tree.Files[i]}
+		c := content{im: im, tree: t, file: files.List[i]}
 		from := int64(at-c.file.Block)<<erofs.BlockBits + (off+int64(done))&(erofs.BlockSize-1)
 		part := buf[done:][:min(int64(len(buf)-done), int64(space)<<erofs.BlockBits-from)]
 		res, n, err := c.read(ctx, part, from, len(part) == len(buf))
@@ -283,7 +292,7 @@ func (im *images) readContent(device uint64, off int64, buf []byte) (fuse.ReadRe
 			return res, fuse.OK
 		}
 		if from == 0 && int64(n) == c.file.Size && n <= pushFile {
-			t.push.missed(i, func(i int, buf []byte) { im.pushFile(t, tree.Files[i], buf) }, len(tree.Files))
+			t.push.missed(i, func(i int, buf []byte) bool { return im.pushFile(t, files.List[i], buf) }, len(files.List))
 		}
 		done += len(part)
 	}

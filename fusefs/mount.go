@@ -35,7 +35,7 @@ type Options struct {
 	// they say, on the live host.
 	FollowSymlinks bool
 	// NoEROFS serves every request from this process, even where the kernel could
-	// list the points by itself.
+	// list the points by itself, so that Stats tells whether the mount is used.
 	NoEROFS bool
 	Logger  *slog.Logger
 }
@@ -243,6 +243,9 @@ func (m *Mount) Unmount(lazy bool) error { return Unmount(m.dir, lazy) }
 
 // Wait returns once the mount is gone, however that came about.
 func (m *Mount) Wait() {
+	if m.images != nil {
+		m.images.wait()
+	}
 	m.server.Wait()
 	m.once.Do(func() {
 		close(m.stop)

@@ -42,7 +42,8 @@ func Mounted(dir string) (mounted, dead bool, err error) {
 	if process := mounts[i].process; process != "" {
 		pid, _ := strconv.Atoi(process[:max(0, strings.IndexByte(process, '.'))])
 		now, err := processID(pid)
-		return true, err != nil || now != process, nil
+		// Of what can't be looked at (hidepid), it isn't known.
+		return true, errors.Is(err, os.ErrNotExist) || err == nil && now != process, nil
 	}
 	// Not stat, which the kernel may answer by itself.
 	var st unix.Statfs_t
@@ -81,6 +82,7 @@ func Mountpoints() ([]string, error) {
 type mountpoint struct {
 	dir     string
 	process string // of an image: processID of the process that serves it
+	options string // the filesystem's own
 }
 
 func mountpoints() ([]mountpoint, error) {
@@ -95,7 +97,7 @@ func mountpoints() ([]mountpoint, error) {
 		// proc_pid_mountinfo(5): … (5) mount point … - (9) type (10) source …
 		before, after, _ := strings.Cut(sc.Text(), " - ")
 		f, fs := strings.Fields(before), strings.Fields(after)
-		if len(f) < 5 || len(fs) < 2 {
+		if len(f) < 5 || len(fs) < 3 {
 			continue
 		}
 		process, image := strings.CutPrefix(fs[1], imageSource)
@@ -104,7 +106,7 @@ func mountpoints() ([]mountpoint, error) {
 		} else if fs[0] != imageFSType || !image {
 			continue
 		}
-		found = append(found, mountpoint{unescape(f[4]), process})
+		found = append(found, mountpoint{unescape(f[4]), process, fs[2]})
 	}
 	return found, sc.Err()
 }

@@ -87,7 +87,7 @@ the source appear in the mount.`,
 	fl.BoolVar(&f.noEROFS, "no-erofs", false, "list rdiff-backup points request by request even where the kernel could by itself; shows all that can be read of a damaged point")
 	fl.BoolVar(&f.hydrate, "hydrate", false, "fetch the newest point, or the one of --at, in the background: all of it, for a source far away")
 	fl.StringVar(&f.bandwidth, "bandwidth", "", "hydrate by at most this many bytes a second, such as `20M` (default no limit)")
-	fl.DurationVar(&f.idleTimeout, "idle-timeout", 0, "unmount after this long without a request, such as 12h (0: never)")
+	fl.DurationVar(&f.idleTimeout, "idle-timeout", 0, "unmount after this long without a request, such as 12h (0: never); implies --no-erofs")
 	fl.StringVar(&f.pidFile, "pid-file", "", "write the serving process's number to `FILE`")
 	fl.StringVar(&f.logFile, "log-file", "", "write the log to `FILE` (default: a file under /var/log/yester, or ~/.local/state/yester)")
 	return cmd
@@ -293,7 +293,7 @@ func openMount(ctx context.Context, g *globalFlags, f mountFlags, source, dir st
 		return nil, nil, err
 	}
 	opt := fusefs.Options{
-		Machine: g.machine, AllowOther: f.allowOther, FollowSymlinks: f.followSymlinks, NoEROFS: f.noEROFS, Logger: logger,
+		Machine: g.machine, AllowOther: f.allowOther, FollowSymlinks: f.followSymlinks, NoEROFS: f.noEROFS || f.idleTimeout > 0, Logger: logger,
 	}
 	if g.at != "" {
 		p, err := g.selectPoint(ctx, src)

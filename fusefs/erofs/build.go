@@ -2,18 +2,19 @@ package erofs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"yester/guestfs"
+	"yester/internal/ondisk"
 )
 
 const (
 	// maxDepth bounds how deep directories are nested: a path of PATH_MAX has no
 	// more.
 	maxDepth = 2048 + 1
-	// maxBlocks keeps all of a region below the 16 TiB that a directory's blocks can
-	// be at.
-	maxBlocks = 1 << 20
+	// maxBlocks bounds the metadata of one tree: a gibibyte is ten million files.
+	maxBlocks = 1 << 18
 )
 
 // MaxSize is the length that a region may have, in bytes.
@@ -107,7 +108,7 @@ func (b *builder) inode(e *dirEntry, parent uint64, depth int) (uint64, error) {
 	case guestfs.ModeDir:
 		return b.dir(e, &a, xattrs, parent, depth)
 	case guestfs.ModeRegular:
-		nid, err = b.file(e.id, &a, xattrs)
+		nid, err = b.file(e, &a, xattrs)
 	case guestfs.ModeSymlink:
 		nid, err = b.symlink(e, &a, xattrs)
 	case guestfs.ModeChar, guestfs.ModeBlock:
@@ -128,14 +129,14 @@ func (b *builder) about(id guestfs.ID) (guestfs.Attr, []byte, error) {
 		return a, nil, err
 	}
 	names, err := b.src.ListXattr(b.ctx, id)
-	if err != nil || len(names) == 0 {
-		return a, nil, err
+	if err != nil {
+		return a, nil, attributesError{err}
 	}
 	attrs := make([]Xattr, len(names))
 	for i, name := range names {
 		attrs[i].Name = name
 		if attrs[i].Value, err = b.src.Xattr(b.ctx, id, name); err != nil {
-			return a, nil, err
+			return a, nil, attributesError{err}
 		}
 	}
 	packed, left, err := packXattrs(attrs)
@@ -148,8 +149,8 @@ func (b *builder) about(id guestfs.ID) (guestfs.Attr, []byte, error) {
 // unreadable returns the number of an inode that can't be read, in place of one
 // that the tree can't tell.
 func (b *builder) unreadable(e *dirEntry, why error) (uint64, error) {
-	if err := b.ctx.Err(); err != nil {
-		return 0, err
+	if !lasting(why) {
+		return 0, why
 	}
 	b.failed(fmt.Errorf("%q: %w", e.name, why))
 	if b.badNID%(BlockSize/nidSize) == 0 {
@@ -163,6 +164,26 @@ func (b *builder) unreadable(e *dirEntry, why error) (uint64, error) {
 	nid := b.badNID
 	b.badNID += inodeSize / nidSize
 	return nid, nil
+}
+
+// attributesError is about extended attributes. They mostly lie together apart from
+// all else, so that it is hardly ever about one inode alone.
+type attributesError struct{ error }
+
+func (e attributesError) Unwrap() error { return e.error }
+
+// lasting reports whether an error is of what was recorded of one inode, so that it
+// will always be there: a tree that is made once and for all must not keep any other.
+func lasting(err error) bool {
+	if errors.As(err, &attributesError{}) {
+		return false
+	}
+	for _, known := range []error{ErrTooLarge, guestfs.ErrInvalid, ondisk.ErrCorrupt, ondisk.ErrUnsupported} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
 }
 
 // dir writes a directory and what is below it. One that can't be listed whole gets
@@ -211,8 +232,8 @@ func (b *builder) dir(e *dirEntry, a *guestfs.Attr, xattrs []byte, parent uint64
 
 // badDir writes a directory that can't be listed.
 func (b *builder) badDir(e *dirEntry, a *guestfs.Attr, xattrs []byte, why error) (uint64, error) {
-	if err := b.ctx.Err(); err != nil {
-		return 0, err
+	if !lasting(why) {
+		return 0, why
 	}
 	b.failed(fmt.Errorf("the directory %q: %w", e.name, why))
 	at, err := b.blocks(1)
@@ -244,15 +265,15 @@ func (b *builder) putDir(at uint32, first []int, entries []dirEntry, rest []byte
 }
 
 // file writes a regular file, whose content gets its place.
-func (b *builder) file(id guestfs.ID, a *guestfs.Attr, xattrs []byte) (uint64, error) {
+func (b *builder) file(e *dirEntry, a *guestfs.Attr, xattrs []byte) (uint64, error) {
 	if a.Size <= 0 {
 		return b.plain(a, xattrs, 0)
 	}
 	at, err := b.space.take(a.Size)
 	if err != nil {
-		return 0, err
+		return b.unreadable(e, err)
 	}
-	b.t.Files = append(b.t.Files, File{Block: at, Size: a.Size, ID: id})
+	b.t.Files = append(b.t.Files, File{Block: at, Size: a.Size, ID: e.id})
 	bits := 0
 	for bits < maxChunkBits && a.Size > BlockSize<<bits {
 		bits++

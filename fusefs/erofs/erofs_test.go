@@ -6,10 +6,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +20,7 @@ import (
 	"yester/guestfs"
 	"yester/internal/block"
 	"yester/internal/memtree"
+	"yester/internal/ondisk"
 	"yester/internal/treetest"
 )
 
@@ -68,8 +71,14 @@ func everything() *memtree.Tree {
 // the beginning to itself.
 func build(t *testing.T, src guestfs.Tree, failed func(error)) (*Tree, []byte) {
 	t.Helper()
+	tree, stored := buildStored(t, src, failed)
+	return tree, imageOf(t, src, stored)
+}
+
+func buildStored(t *testing.T, src guestfs.Tree, failed func(error)) (*Tree, *Stored) {
+	t.Helper()
 	ctx := t.Context()
-	r := Region{Base: 1 << 20, Parent: 1 << 20 >> nidBits}
+	r := Region{Base: testRegion, Parent: testRegion >> nidBits}
 	var err error
 	if r.RootBlocks, err = RootBlocks(ctx, src); err != nil {
 		t.Fatal(err)
@@ -78,7 +87,39 @@ func build(t *testing.T, src guestfs.Tree, failed func(error)) (*Tree, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := src.Attr(ctx, src.Root())
+	return tree, store(t, tree)
+}
+
+// testRegion is where the trees of tests lie.
+const testRegion = 1 << 20
+
+func store(t *testing.T, tree *Tree) *Stored {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "stored"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	stored, end, err := tree.Store(f, 12345)
+	if fi, serr := f.Stat(); err != nil || serr != nil || fi.Size() != end {
+		t.Fatal(end, err, serr)
+	}
+	files, err := stored.Files()
+	if err != nil || !slices.Equal(files.List, tree.Files) || files.End != tree.End {
+		t.Fatalf("%d files of %d, end %d of %d, error %v", len(files.List), len(tree.Files), files.End, tree.End, err)
+	}
+	return stored
+}
+
+// imageOf returns the whole image.
+func imageOf(t *testing.T, src guestfs.Tree, stored *Stored) []byte {
+	t.Helper()
+	r := Region{Base: testRegion, Parent: testRegion >> nidBits}
+	var err error
+	if r.RootBlocks, err = RootBlocks(t.Context(), src); err != nil {
+		t.Fatal(err)
+	}
+	root, err := src.Attr(t.Context(), src.Root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,11 +131,11 @@ func build(t *testing.T, src guestfs.Tree, failed func(error)) (*Tree, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image := make([]byte, r.Base+tree.Size())
+	image := make([]byte, r.Base+stored.Size())
 	copy(image, super)
 	copy(image[r.Base:], head)
-	for off := int64(HeadSize); off < tree.Size(); off += BlockSize {
-		if _, err := tree.ReadAt(image[r.Base+off:][:BlockSize], off); errors.Is(err, ErrUnreadable) {
+	for off := int64(HeadSize); off < stored.Size(); off += BlockSize {
+		if _, err := stored.ReadAt(image[r.Base+off:][:BlockSize], off); errors.Is(err, ErrUnreadable) {
 			// A file has no part that can't be read: something that no inode or
 			// directory can begin with stands for it.
 			copy(image[r.Base+off:], bytes.Repeat([]byte{0xff}, BlockSize))
@@ -102,7 +143,7 @@ func build(t *testing.T, src guestfs.Tree, failed func(error)) (*Tree, []byte) {
 			t.Fatal(err)
 		}
 	}
-	return tree, image
+	return image
 }
 
 // mountImage has the kernel mount an image, with the contents of src on its devices.
@@ -235,7 +276,7 @@ func TestRandomTrees(t *testing.T) {
 // TestUnreadable looks at a tree that can't tell everything.
 func TestUnreadable(t *testing.T) {
 	src := everything()
-	bad := errors.New("damaged")
+	bad := fmt.Errorf("damaged: %w", ondisk.ErrCorrupt)
 	src.File("many/bad", "").Err = bad
 	src.File("lost", "").Err = bad
 	dirBad := src.Mkdir("dirs/bad")
@@ -276,7 +317,7 @@ type listBroken struct {
 func (l listBroken) ReadDir(ctx context.Context, dir guestfs.ID, from uint64, emit func(guestfs.Dirent) bool) error {
 	err := l.Tree.ReadDir(ctx, dir, from, emit)
 	if dir == l.dir {
-		err = errors.New("the end is missing")
+		err = fmt.Errorf("the end is missing: %w", ondisk.ErrCorrupt)
 	}
 	return err
 }
@@ -301,16 +342,37 @@ func TestBrokenList(t *testing.T) {
 	}
 }
 
-// TestSame builds an image twice: a region that is made anew must be the one that
-// the kernel knows.
-func TestSame(t *testing.T) {
-	src := everything()
-	a, first := build(t, src, nil)
-	b, second := build(t, src, nil)
-	if !bytes.Equal(first, second) || a.End != b.End {
-		t.Error("two images of one tree differ")
+// TestTransient has an error that may not be there the next time: nothing is made
+// of it.
+func TestTransient(t *testing.T) {
+	for _, kind := range []uint32{guestfs.ModeRegular, guestfs.ModeDir, guestfs.ModeSymlink, guestfs.ModeFifo} {
+		src := everything()
+		src.Add("dirs/passing", kind|0o700).Err = io.ErrUnexpectedEOF
+		failed := func(err error) { t.Errorf("kept: %v", err) }
+		if _, err := Build(t.Context(), src, Region{Base: testRegion, RootBlocks: 1}, Space{Next: 1, Devices: 1}, failed); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%#o: %v", kind, err)
+		}
 	}
 }
+
+// TestNoSpace has more in it than there is space for: that isn't to be had, and the
+// rest is.
+func TestNoSpace(t *testing.T) {
+	src := memtree.New(guestfs.Info{})
+	src.File("small", "x")
+	src.File("vast", "").Content = vast{}
+	var failures []error
+	tree, err := Build(t.Context(), src, Region{Base: testRegion, RootBlocks: 1}, Space{Next: 1, Devices: 1}, func(err error) { failures = append(failures, err) })
+	if err != nil || len(tree.Files) != 1 || len(failures) != 1 || !errors.Is(failures[0], ErrTooLarge) {
+		t.Errorf("%v, %v", failures, err)
+	}
+}
+
+// vast is a content of 32 TiB.
+type vast struct{}
+
+func (vast) ReadAt([]byte, int64) (int, error) { return 0, io.EOF }
+func (vast) Size() int64                       { return 32 << 40 }
 
 func TestRootBlocks(t *testing.T) {
 	few := memtree.New(guestfs.Info{})
@@ -328,7 +390,8 @@ func TestRootBlocks(t *testing.T) {
 		if err != nil || r.RootBlocks != 2 {
 			t.Fatal(r.RootBlocks, err)
 		}
-		image := make([]byte, r.Base+tree.Size())
+		stored := store(t, tree)
+		image := make([]byte, r.Base+stored.Size())
 		super, _ := Super(r.Root(), 2)
 		copy(image, super)
 		root, _ := c.src.Attr(t.Context(), c.src.Root())
@@ -337,7 +400,9 @@ func TestRootBlocks(t *testing.T) {
 			t.Fatal(err)
 		}
 		copy(image[r.Base:], head)
-		tree.ReadAt(image[r.Base+HeadSize:], HeadSize)
+		if _, err := stored.ReadAt(image[r.Base+HeadSize:], HeadSize); err != nil {
+			t.Fatal(err)
+		}
 		got, err := treetest.Host(mountImage(t, c.src, tree, image), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -378,9 +443,9 @@ func TestSpace(t *testing.T) {
 			t.Errorf("%d bytes: at %#x, %v; want %#x", c.size, at, err, c.want)
 		}
 	}
-	tree := &Tree{Files: []File{{Block: 5}, {Block: 20}}, End: 40}
+	files := Files{List: []File{{Block: 5}, {Block: 20}}, End: 40}
 	for block, want := range map[uint64][2]int{4: {-1, 0}, 5: {0, 15}, 19: {0, 15}, 20: {1, 20}, 39: {1, 20}} {
-		if i, n := tree.FileAt(block); i != want[0] || int(n) != want[1] {
+		if i, n := files.At(block); i != want[0] || int(n) != want[1] {
 			t.Errorf("block %d: file %d of %d blocks", block, i, n)
 		}
 	}

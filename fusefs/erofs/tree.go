@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"sort"
 
 	"yester/guestfs"
 )
@@ -89,49 +87,10 @@ type Tree struct {
 // slabBlocks is how many blocks are allocated at a time.
 const slabBlocks = 256
 
-// Size returns the region's length, in bytes.
-func (t *Tree) Size() int64 { return HeadSize + int64(t.n)*BlockSize }
-
-// ReadAt fills p from off, relative to the region and behind the head. What lies
-// behind the end is zeros.
-func (t *Tree) ReadAt(p []byte, off int64) (int, error) {
-	for done := 0; done < len(p); {
-		at := off + int64(done) - HeadSize
-		if at < 0 {
-			return done, io.ErrUnexpectedEOF
-		}
-		if at >= int64(t.n)*BlockSize {
-			clear(p[done:])
-			break
-		}
-		i, in := uint32(at>>BlockBits), int(at&(BlockSize-1))
-		if t.bad[i] {
-			return done, ErrUnreadable
-		}
-		done += copy(p[done:], t.block(i)[in:])
-	}
-	return len(p), nil
-}
-
 // block returns a block behind the head.
 func (t *Tree) block(i uint32) []byte {
 	in := i % slabBlocks * BlockSize
 	return t.slabs[i/slabBlocks][in : in+BlockSize : in+BlockSize]
-}
-
-// FileAt returns the index in Files of the one whose place a block below End is in
-// or behind (-1: it is before the first); and how many blocks there are from that
-// file's first to the next one's.
-func (t *Tree) FileAt(block uint64) (i int, blocks uint64) {
-	i = sort.Search(len(t.Files), func(i int) bool { return t.Files[i].Block > block }) - 1
-	if i < 0 {
-		return i, 0
-	}
-	end := t.End
-	if i+1 < len(t.Files) {
-		end = t.Files[i+1].Block
-	}
-	return i, end - t.Files[i].Block
 }
 
 // Space is where the contents of files are said to lie.
@@ -159,9 +118,9 @@ func (s *Space) take(size int64) (uint64, error) {
 }
 
 // Build makes the metadata of src, which lie at r, and gives each file a place in
-// space. The same tree at the same place is always the same image. An inode or a
-// directory that src can't tell becomes one that can't be read; failed is called
-// with why.
+// space. An inode or a directory that is damaged, or more than the format can hold,
+// becomes one that can't be read; failed is called with why. Any other error, which
+// may not be there the next time, is returned.
 func Build(ctx context.Context, src guestfs.Tree, r Region, space Space, failed func(error)) (*Tree, error) {
 	b := &builder{
 		ctx: ctx, src: src, space: space, failed: failed,
