@@ -77,6 +77,8 @@ type images struct {
 	open     map[uint64]*generation
 	mounting bool
 	trees    map[*slot]*imageTree
+	walked   int            // the region that was looked into last
+	ahead    bool           // the one after it is being made
 	said     map[*slot]bool // points of which something was logged
 	regions  []*imageTree   // by number; what a region once was stays in its place
 	runs     []*imageTree   // those that have places for contents, by them

@@ -58,9 +58,12 @@ func (im *images) place(t *imageTree) {
 // readTree fills p from t's region at off.
 func (im *images) readTree(ctx context.Context, t *imageTree, p []byte, off int64) error {
 	if off < erofs.HeadSize {
-		head, err := im.head(ctx, t)
+		head, made, err := im.head(ctx, t)
 		if err != nil {
 			return err
+		}
+		if made { // the kernel has all the rest
+			im.entered(t)
 		}
 		n := int(min(int64(len(p)), erofs.HeadSize-off))
 		clear(p[:n])
@@ -72,17 +75,19 @@ func (im *images) readTree(ctx context.Context, t *imageTree, p []byte, off int6
 	}
 	tree, err := im.tree(ctx, t)
 	if err == nil {
+		im.entered(t)
 		_, err = tree.ReadAt(p, off)
 	}
 	return err
 }
 
 // head returns the beginning of a point's region, which can be had without
-// opening the point.
-func (im *images) head(ctx context.Context, t *imageTree) ([]byte, error) {
+// opening the point, and whether the rest has been made.
+func (im *images) head(ctx context.Context, t *imageTree) (head []byte, made bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return im.headLocked(ctx, t)
+	head, err = im.headLocked(ctx, t)
+	return head, t.stored != nil, err
 }
 
 func (im *images) headLocked(ctx context.Context, t *imageTree) ([]byte, error) {
@@ -195,6 +200,27 @@ func (im *images) tree(ctx context.Context, t *imageTree) (*erofs.Stored, error)
 	t.stored = stored
 	go im.give(t, stored) // it waits for pages that this request holds
 	return stored, nil
+}
+
+// entered notes that somebody looks into t. Who looks into one point after the other
+// finds the next one made already.
+func (im *images) entered(t *imageTree) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	i := slices.Index(im.regions, t)
+	row := i == im.walked+1
+	im.walked = i
+	if !row || im.ahead || i+1 >= len(im.regions) {
+		return
+	}
+	next := im.regions[i+1]
+	im.ahead = true
+	go func() {
+		_, _ = im.tree(context.Background(), next) // whoever wants it gets the error
+		im.mu.Lock()
+		defer im.mu.Unlock()
+		im.ahead = false
+	}()
 }
 
 // lacking tells of extended attributes that an image can't have.
