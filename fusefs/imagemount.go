@@ -68,7 +68,7 @@ func mountImage(f *rawFS, dir string, opt Options) (*images, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		fs:            f, dir: dir, opt: opt,
 		open: make(map[uint64]*generation), trees: make(map[*slot]*imageTree), said: make(map[*slot]bool),
-		next: 1,
+		next: 1, walked: -2,
 	}
 	id, err := processID(os.Getpid())
 	if err != nil {
@@ -211,10 +211,10 @@ func (im *images) generate() (*generation, error) {
 	defer f.cat.mu.Unlock()
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	g := &generation{num: 1, upper: make([]byte, imageRoot)}
-	if im.cur != nil {
-		g.num = im.cur.num + 1
-	}
+	// A number is never used again, even if this generation isn't mounted in the end:
+	// the kernel may keep what it has read of it.
+	im.generations++
+	g := &generation{num: im.generations, upper: make([]byte, imageRoot)}
 	super, err := erofs.Super(imageRoot>>5, imageDevices)
 	if err != nil {
 		return nil, err

@@ -72,17 +72,19 @@ type images struct {
 	mount  uint64 // the unique number of that mount
 	opt    Options
 
-	mu       sync.Mutex
-	cur      *generation // that LOOKUP finds
-	open     map[uint64]*generation
-	mounting bool
-	trees    map[*slot]*imageTree
-	walked   int            // the region that was looked into last
-	ahead    bool           // the one after it is being made
-	said     map[*slot]bool // points of which something was logged
-	regions  []*imageTree   // by number; what a region once was stays in its place
-	runs     []*imageTree   // those that have places for contents, by them
-	loaded   []*imageTree   // those whose files' places are in memory, the last used last
+	mu  sync.Mutex
+	cur *generation // that LOOKUP finds
+	// generations counts those that were made.
+	generations uint64
+	open        map[uint64]*generation
+	mounting    bool
+	trees       map[*slot]*imageTree
+	walked      int            // the region that was looked into last
+	ahead       bool           // the one after it is being made
+	said        map[*slot]bool // points of which something was logged
+	regions     []*imageTree   // by number; what a region once was stays in its place
+	runs        []*imageTree   // those that have places for contents, by them
+	loaded      []*imageTree   // those whose files' places are in memory, the last used last
 
 	placing sync.Mutex // of what follows; held while a tree is made
 	next    uint64     // the next place for contents
