@@ -215,7 +215,7 @@ func (im *images) generate() (*generation, error) {
 	// the kernel may keep what it has read of it.
 	im.generations++
 	g := &generation{num: im.generations, upper: make([]byte, imageRoot)}
-	super, err := erofs.Super(imageRoot>>5, imageDevices)
+	super, err := erofs.Super(erofs.NID(imageRoot), imageDevices)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +245,7 @@ func (im *images) generate() (*generation, error) {
 		return entries
 	}
 	if only := f.cat.only; only != "" {
-		_, blocks := erofs.Listing(imageRoot, &attr, imageRoot>>5, points(f.cat.byName[only]))
+		_, blocks := erofs.Listing(imageRoot, &attr, erofs.NID(imageRoot), points(f.cat.byName[only]))
 		g.upper = append(g.upper, blocks...)
 	} else {
 		g.machines(f.cat.machines, attr, points)
@@ -272,19 +272,19 @@ func (g *generation) machines(all []*machine, attr guestfs.Attr, points func(*ma
 			entries = append(entries, erofs.Entry{Name: m.name})
 		}
 	}
-	_, blocks := erofs.Listing(imageRoot, &attr, imageRoot>>5, entries) // for its length
+	_, blocks := erofs.Listing(imageRoot, &attr, erofs.NID(imageRoot), entries) // for its length
 	at := imageRoot + int64(len(blocks))
 	attr.Mode = modeDir
 	var below []byte
 	i := 0
 	for _, m := range all {
 		if len(m.order) > 0 {
-			nid, blocks := erofs.Listing(at, &attr, imageRoot>>5, points(m))
+			nid, blocks := erofs.Listing(at, &attr, erofs.NID(imageRoot), points(m))
 			entries[i].NID = nid
 			below, at, i = append(below, blocks...), at+int64(len(blocks)), i+1
 		}
 	}
-	_, blocks = erofs.Listing(imageRoot, &attr, imageRoot>>5, entries)
+	_, blocks = erofs.Listing(imageRoot, &attr, erofs.NID(imageRoot), entries)
 	g.upper = append(append(g.upper, blocks...), below...)
 }
 

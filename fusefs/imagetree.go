@@ -42,17 +42,12 @@ func (im *images) treeOf(s *slot) *imageTree {
 		if len(im.regions) >= imageRegions {
 			return nil
 		}
-		t = &imageTree{slot: s}
+		at := imageUpper + int64(len(im.regions))*erofs.MaxSize
+		t = &imageTree{slot: s, region: erofs.Region{Base: at, Parent: erofs.NID(imageRoot)}}
 		im.trees[s] = t
-		im.place(t)
+		im.regions = append(im.regions, t)
 	}
 	return t
-}
-
-// place gives t a region; im.mu is held.
-func (im *images) place(t *imageTree) {
-	t.region = erofs.Region{Base: imageUpper + int64(len(im.regions))*erofs.MaxSize, Parent: imageRoot >> 5}
-	im.regions = append(im.regions, t)
 }
 
 // readTree fills p from t's region at off.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"yester/fusefs/erofs"
 	"yester/guestfs"
 	"yester/internal/ondisk"
 	"yester/restorepoint"
@@ -87,7 +88,7 @@ func (s *slot) treeAttr(n nodeID, a *guestfs.Attr, out *fuse.Attr) {
 		Mode:      a.Mode,
 		Nlink:     a.Nlink,
 		Owner:     fuse.Owner{Uid: a.UID, Gid: a.GID},
-		Rdev:      rdev(a.Major, a.Minor),
+		Rdev:      erofs.Rdev(a.Major, a.Minor),
 		Blksize:   4096,
 	}
 }
@@ -106,12 +107,6 @@ func (s *slot) shownIno(n nodeID) uint64 {
 // layoutIno is shownIno for spaceLayout.
 func (s *slot) layoutIno(ino uint64) uint64 {
 	return upperIno | (s.inoBase>>slotShift+1)<<16 | ino
-}
-
-// rdev encodes a device number as the kernel's new_encode_dev does, which is what
-// FUSE expects (include/linux/kdev_t.h).
-func rdev(major, minor uint32) uint32 {
-	return minor&0xff | major&0xfff<<8 | minor&^0xff<<12
 }
 
 // disk returns the disk that a node in spaceLayout is.

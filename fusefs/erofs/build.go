@@ -112,7 +112,7 @@ func (b *builder) inode(e *dirEntry, parent uint64, depth int) (uint64, error) {
 	case guestfs.ModeSymlink:
 		nid, err = b.symlink(e, &a, xattrs)
 	case guestfs.ModeChar, guestfs.ModeBlock:
-		nid, err = b.plain(&a, xattrs, rdev(a.Major, a.Minor))
+		nid, err = b.plain(&a, xattrs, Rdev(a.Major, a.Minor))
 	default:
 		nid, err = b.plain(&a, xattrs, 0)
 	}

@@ -148,9 +148,9 @@ func fileType(mode uint32) byte {
 	return byte(slices.Index(types, mode&guestfs.ModeType) + 1)
 }
 
-// rdev encodes a device number as the kernel's new_encode_dev does
-// (include/linux/kdev_t.h).
-func rdev(major, minor uint32) uint32 { return minor&0xff | major&0xfff<<8 | minor&^0xff<<12 }
+// Rdev encodes a device number as the kernel's new_encode_dev does
+// (include/linux/kdev_t.h), for EROFS as for FUSE.
+func Rdev(major, minor uint32) uint32 { return minor&0xff | major&0xfff<<8 | minor&^0xff<<12 }
 
 // validName reports whether a name can be in a directory.
 func validName(name string) bool {
@@ -168,7 +168,7 @@ type Entry struct {
 // Listing returns a directory of directories, to lie at base, a multiple of
 // BlockSize; its inode comes first. parent is what its ".." shows.
 func Listing(base int64, a *guestfs.Attr, parent uint64, entries []Entry) (nid uint64, blocks []byte) {
-	nid = uint64(base) >> nidBits
+	nid = NID(base)
 	list := []dirEntry{{name: ".", typ: guestfs.ModeDir, nid: nid}, {name: "..", typ: guestfs.ModeDir, nid: parent}}
 	for _, e := range entries {
 		list = append(list, dirEntry{name: e.Name, typ: guestfs.ModeDir, nid: e.NID})

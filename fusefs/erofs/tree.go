@@ -27,7 +27,10 @@ const headBlocks = 1 + (inodeSize+maxXattrBytes-1)/BlockSize
 const HeadSize = headBlocks * BlockSize
 
 // Root returns the number of the root directory's inode.
-func (r *Region) Root() uint64 { return uint64(r.Base) >> nidBits }
+func (r *Region) Root() uint64 { return NID(r.Base) }
+
+// NID returns the number of the inode at an address in an image.
+func NID(at int64) uint64 { return uint64(at) >> nidBits }
 
 // Head returns the beginning of the region, for a root with these attributes.
 func (r *Region) Head(root *guestfs.Attr, xattrs []Xattr) (head []byte, left []string, err error) {
